@@ -1,0 +1,1 @@
+//! The kernels, forward and backward, one topic a file.
