@@ -1,0 +1,157 @@
+//! Convolution (cross-correlation, as everywhere in the field). Logical `NCHW` and `OIHW`, memory channels last. With
+//! groups, c runs over the channels of o's group.
+//! ```text
+//! y[n,o,i,j]  = b[o] + Σ_{c,u,v} w[o,c,u,v] · x[n,c, i·s+u·d−p, j·s+v·d−p]     (conv.1)
+//! dw[o,c,u,v] = Σ_{n,i,j} dy[n,o,i,j] · x[n,c, i·s+u·d−p, j·s+v·d−p]           (conv.2)
+//! dx[n,c,h,l] = Σ dy[n,o,i,j] · w[o,c,u,v] over i·s+u·d−p = h, j·s+v·d−p = l    (conv.3)
+//! ```
+//! `db[o]` is the sum of `dy` over n, i and j. A convolution *per sample* (dynamic kernels) is the same three with
+//! `w[n,o,c,u,v]` and `b[n,o]`, and without the sum over n in (conv.2).
+//!
+//! Three paths: 1x1 kernels are one product over the pixels of the whole batch, depthwise kernels are added up tap by
+//! tap, everything else goes through columns and a product a group.
+
+mod columns;
+mod depthwise;
+mod geometry;
+mod plan;
+mod pointwise;
+#[cfg(test)]
+mod tests;
+
+pub use geometry::Geometry;
+pub(crate) use geometry::Sizes;
+use plan::Plan;
+
+use crate::{Real, Result, Tensor};
+
+/// Which gradients a caller wants; the others are not computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The input's.
+    pub x: bool,
+    /// The kernels'.
+    pub w: bool,
+    /// The bias's.
+    pub b: bool,
+}
+
+impl Want {
+    /// All three gradients.
+    pub const ALL: Want = Want { x: true, w: true, b: true };
+}
+
+/// The gradients of a convolution, each in the shape of what it belongs to; `None` where not wanted.
+#[derive(Clone, Debug)]
+pub struct ConvGrads<T: Real> {
+    /// The input's, `[N, C, H, W]`.
+    pub dx: Option<Tensor<T>>,
+    /// The kernels', `[O, C/g, kh, kw]`, or `[N·O, C/g, kh, kw]` per sample.
+    pub dw: Option<Tensor<T>>,
+    /// The bias's, `[O]`, or `[N, O]` per sample.
+    pub db: Option<Tensor<T>>,
+}
+
+/// Convolution, (conv.1).
+///
+/// # Shapes
+/// `x [N,C,H,W]`, `w [O,C/g,kh,kw]`, `b [O]` → `[N,O,OH,OW]`, `OH = ⌊(H + 2p − d(kh−1) − 1)/s⌋ + 1`.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) or [`Error::Invalid`](crate::Error::Invalid) if the channels disagree, the
+/// groups do not divide them, or the kernel is larger than the padded image.
+pub fn conv2d<T: Real>(x: &Tensor<T>, w: &Tensor<T>, b: Option<&Tensor<T>>, geo: &Geometry) -> Result<Tensor<T>> {
+    forward("conv2d", x, w, b, geo, false)
+}
+
+/// Convolution backward: (conv.2), (conv.3) and the sum of `dy`, as far as wanted.
+///
+/// # Shapes
+/// As [`conv2d`]; `dy [N,O,OH,OW]`. Each gradient has the shape of what it belongs to.
+///
+/// # Errors
+/// As [`conv2d`], and if `dy` has not the output's shape.
+pub fn conv2d_backward<T: Real>(
+    x: &Tensor<T>,
+    w: &Tensor<T>,
+    dy: &Tensor<T>,
+    geo: &Geometry,
+    want: Want,
+) -> Result<ConvGrads<T>> {
+    backward("conv2d_backward", x, w, dy, geo, want, false)
+}
+
+/// Convolution with kernels of its own for every sample, as a dynamic convolution composes them.
+///
+/// # Shapes
+/// `x [N,C,H,W]`, `w [N·O,C/g,kh,kw]` (the O kernels of sample 0 first), `b [N,O]` → `[N,O,OH,OW]`.
+///
+/// # Errors
+/// As [`conv2d`], and if the number of kernels is no multiple of N.
+pub fn conv2d_per_sample<T: Real>(
+    x: &Tensor<T>,
+    w: &Tensor<T>,
+    b: Option<&Tensor<T>>,
+    geo: &Geometry,
+) -> Result<Tensor<T>> {
+    forward("conv2d_per_sample", x, w, b, geo, true)
+}
+
+/// Per-sample convolution backward; kernels and biases of one sample get gradients from that sample alone.
+///
+/// # Shapes
+/// As [`conv2d_per_sample`]; `dy [N,O,OH,OW]`, `dw [N·O,C/g,kh,kw]`, `db [N,O]`.
+///
+/// # Errors
+/// As [`conv2d_per_sample`], and if `dy` has not the output's shape.
+pub fn conv2d_per_sample_backward<T: Real>(
+    x: &Tensor<T>,
+    w: &Tensor<T>,
+    dy: &Tensor<T>,
+    geo: &Geometry,
+    want: Want,
+) -> Result<ConvGrads<T>> {
+    backward("conv2d_per_sample_backward", x, w, dy, geo, want, true)
+}
+
+// ANCHOR: conv2d_forward
+fn forward<T: Real>(
+    op: &'static str,
+    x: &Tensor<T>,
+    w: &Tensor<T>,
+    b: Option<&Tensor<T>>,
+    geo: &Geometry,
+    per_sample: bool,
+) -> Result<Tensor<T>> {
+    let s = Sizes::check(op, x, w, geo, per_sample)?;
+    b.map_or(Ok(()), |b| s.check_bias(op, b))?;
+    let mut y = Tensor::zeros(s.y_shape());
+    Plan::new(s).forward(x.as_slice(), w.as_slice(), b.map(Tensor::as_slice), y.as_mut_slice());
+    Ok(y)
+}
+// ANCHOR_END: conv2d_forward
+
+// ANCHOR: conv2d_backward
+fn backward<T: Real>(
+    op: &'static str,
+    x: &Tensor<T>,
+    w: &Tensor<T>,
+    dy: &Tensor<T>,
+    geo: &Geometry,
+    want: Want,
+    per_sample: bool,
+) -> Result<ConvGrads<T>> {
+    let s = Sizes::check(op, x, w, geo, per_sample)?;
+    s.check_dy(op, dy)?;
+    let plan = Plan::new(s);
+    let dx = want.x.then(|| {
+        let mut dx = Tensor::zeros(x.shape());
+        plan.grad_x(dy.as_slice(), w.as_slice(), dx.as_mut_slice());
+        dx
+    });
+    let dw = want.w.then(|| Tensor::from_memory(w.shape(), plan.grad_w(x.as_slice(), dy.as_slice()))).transpose()?;
+    let db = want.b.then(|| plan.grad_b(dy.as_slice()));
+    let db = db.map(|db| if per_sample { Tensor::from_memory([s.n, s.o], db) } else { Tensor::from_memory([s.o], db) });
+    Ok(ConvGrads { dx, dw, db: db.transpose()? })
+}
+// ANCHOR_END: conv2d_backward
