@@ -1,5 +1,16 @@
 //! The kernels, forward and backward, one topic a file.
 
+pub mod activation;
+pub mod batch_norm;
+pub mod broadcast;
 pub mod compose;
+pub mod concat;
 pub mod conv;
+pub mod cross_entropy;
 pub mod gemm;
+pub mod linear;
+pub mod matmul;
+pub mod pool;
+pub mod reduce;
+mod rows;
+pub mod softmax;

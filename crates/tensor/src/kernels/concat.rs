@@ -1,0 +1,136 @@
+//! Joining along an axis, and taking a range of one. Copies only: each operand is a number of contiguous pieces, one
+//! for each index of the axes that lie outside in memory.
+//! ```text
+//! y[.., start_i + j, ..] = x_i[.., j, ..],  start_i = the extents before x_i     (concat.1)
+//! y[.., j, ..] = x[.., start + j, ..]                                            (narrow.1)
+//! dx[.., j, ..] = dy[.., j − start, ..] inside the range, 0 outside              (narrow.2)
+//! ```
+
+use super::broadcast::memory_axes;
+use crate::shape::MAX_RANK;
+use crate::{Error, Real, Result, Shape, Tensor};
+
+/// The tensors one after another along `axis`, (concat.1).
+///
+/// # Shapes
+/// All alike except along `axis` → the extents along `axis` added up.
+///
+/// # Errors
+/// [`Error::Invalid`] without any tensor or if the axis does not exist, [`Error::Shape`] if another axis differs.
+pub fn concat<T: Real>(xs: &[&Tensor<T>], axis: usize) -> Result<Tensor<T>> {
+    const OP: &str = "concat";
+    let Some(first) = xs.first() else { return Err(Error::invalid(OP, "there is no tensor to join")) };
+    check_axis(OP, first.shape(), axis)?;
+    let along = |x: &Tensor<T>| x.shape().get(axis).copied();
+    for x in xs {
+        let like_first = along(x).map(|extent| with_extent(first.shape(), axis, extent));
+        if like_first != Some(*x.shape()) {
+            let expected = format!("{:?} but for axis {axis}", first.shape());
+            return Err(Error::shape(OP, "xs", expected, x.shape()));
+        }
+    }
+    let shape = with_extent(first.shape(), axis, xs.iter().filter_map(|x| along(x)).sum());
+    let mut y = Vec::with_capacity(shape.elements());
+    let [outer, _] = around(&shape, axis);
+    for i in 0..outer {
+        for x in xs {
+            let piece = x.len() / outer;
+            y.extend_from_slice(&x.as_slice()[i * piece..][..piece]);
+        }
+    }
+    Tensor::from_memory(shape, y)
+}
+
+/// The entries `start .. start + len` of `axis`, (narrow.1).
+///
+/// # Shapes
+/// Any `x` → the same with extent `len` along `axis`.
+///
+/// # Errors
+/// [`Error::Invalid`] if the axis does not exist or the range leaves it.
+pub fn narrow<T: Real>(x: &Tensor<T>, axis: usize, start: usize, len: usize) -> Result<Tensor<T>> {
+    check_range("narrow", x.shape(), axis, start, len)?;
+    let shape = with_extent(x.shape(), axis, len);
+    let ([outer, inner], extent) = (around(x.shape(), axis), x.shape()[axis]);
+    let mut y = Vec::with_capacity(shape.elements());
+    for i in 0..outer {
+        y.extend_from_slice(&x.as_slice()[(i * extent + start) * inner..][..len * inner]);
+    }
+    Tensor::from_memory(shape, y)
+}
+
+/// The gradient of [`narrow`]'s input, (narrow.2).
+///
+/// # Shapes
+/// `shape` is that of the input, `dy` that of the result → `dx` of `shape`.
+///
+/// # Errors
+/// As [`narrow`], and [`Error::Shape`] if `dy` is no range of `shape`.
+pub fn narrow_backward<T: Real>(shape: &[usize], axis: usize, start: usize, dy: &Tensor<T>) -> Result<Tensor<T>> {
+    const OP: &str = "narrow_backward";
+    if shape.len() > MAX_RANK {
+        return Err(Error::shape(OP, "shape", format!("a rank of at most {MAX_RANK}"), shape));
+    }
+    let shape = Shape::from(shape);
+    check_axis(OP, &shape, axis)?;
+    let len = dy.shape().get(axis).copied().unwrap_or(0);
+    if *dy.shape() != with_extent(&shape, axis, len) {
+        return Err(Error::shape(OP, "dy", format!("{shape:?} but for axis {axis}"), dy.shape()));
+    }
+    check_range(OP, &shape, axis, start, len)?;
+    let ([outer, inner], extent) = (around(&shape, axis), shape[axis]);
+    let mut dx = Tensor::zeros(shape);
+    for i in 0..outer {
+        let dx = &mut dx.as_mut_slice()[(i * extent + start) * inner..][..len * inner];
+        dx.copy_from_slice(&dy.as_slice()[i * len * inner..][..len * inner]);
+    }
+    Ok(dx)
+}
+
+/// Consecutive ranges of `axis` of the given extents: the inverse of [`concat`].
+///
+/// # Shapes
+/// Any `x` → for each size the same with that extent along `axis`.
+///
+/// # Errors
+/// [`Error::Invalid`] if the axis does not exist or the sizes do not add up to its extent.
+pub fn split<T: Real>(x: &Tensor<T>, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor<T>>> {
+    const OP: &str = "split";
+    check_axis(OP, x.shape(), axis)?;
+    let total = sizes.iter().try_fold(0, |sum: usize, &size| sum.checked_add(size));
+    if total != Some(x.shape()[axis]) {
+        let message = format!("the sizes {sizes:?} do not add up to axis {axis} of x {:?}", x.shape());
+        return Err(Error::invalid(OP, message));
+    }
+    let starts = sizes.iter().scan(0, |next, &size| Some(std::mem::replace(next, *next + size)));
+    starts.zip(sizes).map(|(start, &size)| narrow(x, axis, start, size)).collect()
+}
+
+fn check_axis(op: &'static str, shape: &Shape, axis: usize) -> Result<()> {
+    if axis < shape.len() {
+        Ok(())
+    } else {
+        Err(Error::invalid(op, format!("axis {axis} does not exist in shape {shape:?}")))
+    }
+}
+
+fn check_range(op: &'static str, shape: &Shape, axis: usize, start: usize, len: usize) -> Result<()> {
+    check_axis(op, shape, axis)?;
+    match start.checked_add(len) {
+        Some(end) if end <= shape[axis] => Ok(()),
+        _ => Err(Error::invalid(op, format!("{len} entries from {start} on leave axis {axis} of shape {shape:?}"))),
+    }
+}
+
+fn with_extent(shape: &Shape, axis: usize, extent: usize) -> Shape {
+    let mut extents = shape.to_vec();
+    extents[axis] = extent;
+    Shape::from(&extents[..])
+}
+
+/// How many elements the axes outside and inside `axis` have in memory.
+fn around(shape: &Shape, axis: usize) -> [usize; 2] {
+    let axes = memory_axes(shape.len());
+    let place = axes.iter().position(|&a| a == axis).unwrap_or(0);
+    [&axes[..place], &axes[place + 1..]].map(|axes| axes.iter().map(|&axis| shape[axis]).product())
+}
