@@ -13,7 +13,14 @@
 //! and blocks are joined in f64 by the formulas of Chan, Golub & LeVeque (1983). `E[x²] − E[x]²` would lose every digit
 //! in f32 once the mean is a thousand deviations.
 
-use super::rows::{add_column_sums, block, fold, for_each_chunk, sum_rows, wide, widen};
+mod moments;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use self::moments::{Moments, Sums};
+use super::rows::{block, for_each_chunk, sum_rows, wide, widen};
 use crate::{Error, Real, Result, Tensor};
 
 /// The statistics of one batch.
@@ -232,7 +239,7 @@ impl<T: Real> Rows<T> {
             return Err(Error::invalid(op, message));
         }
         let x = self.x.as_slice();
-        let of_rows = |rows: std::ops::Range<usize>| Moments::of(&x[rows.start * c..rows.end * c], c);
+        let of_rows = |rows: Range<usize>| Moments::of(&x[rows.start * c..rows.end * c], c);
         let moments = sum_rows(count, c, of_rows, |a, b| a.join(&b)).unwrap_or_else(|| Moments::none(c));
         let vector = |values: Vec<f64>| Tensor::from_memory([c], values.into_iter().map(T::of).collect());
         let var = moments.squares.iter().map(|squares| squares / count as f64).collect();
@@ -303,7 +310,7 @@ impl<T: Real> Rows<T> {
     fn gradient_sums(&self, dy: &Rows<T>, mean: &Tensor<T>) -> Sums {
         let (c, x, dy) = (self.c, self.x.as_slice(), dy.x.as_slice());
         let mean = widen(mean.as_slice().iter().copied());
-        let of_rows = |rows: std::ops::Range<usize>| {
+        let of_rows = |rows: Range<usize>| {
             let (x, dy) = (&x[rows.start * c..rows.end * c], &dy[rows.start * c..rows.end * c]);
             let mut sums = Sums::zeros(c);
             for (x, dy) in x.chunks(block(c)).zip(dy.chunks(block(c))) {
@@ -311,11 +318,7 @@ impl<T: Real> Rows<T> {
             }
             sums
         };
-        let add = |a: &mut Sums, b: Sums| {
-            a.first.iter_mut().zip(b.first).for_each(|(a, b)| *a += b);
-            a.second.iter_mut().zip(b.second).for_each(|(a, b)| *a += b);
-        };
-        sum_rows(self.count(), c, of_rows, add).unwrap_or_else(|| Sums::zeros(c))
+        sum_rows(self.count(), c, of_rows, |a, b| a.join(&b)).unwrap_or_else(|| Sums::zeros(c))
     }
 
     /// A tensor of this shape, each wide row computed from the wide row here.
@@ -328,88 +331,5 @@ impl<T: Real> Rows<T> {
             }
         });
         y
-    }
-}
-
-/// Two sums a channel.
-struct Sums {
-    first: Vec<f64>,
-    second: Vec<f64>,
-}
-
-impl Sums {
-    fn zeros(c: usize) -> Self {
-        Sums { first: vec![0.0; c], second: vec![0.0; c] }
-    }
-
-    /// Adds both terms of every element of a block, `mean` being a wide row.
-    fn add<T: Real>(&mut self, a: &[T], b: &[T], mean: &[T], terms: impl Fn(T, T, T) -> [T; 2]) {
-        let width = mean.len();
-        let (mut first, mut second) = (vec![T::zero(); width], vec![T::zero(); width]);
-        for (a, b) in a.chunks(width).zip(b.chunks(width)) {
-            let n = a.len();
-            let (b, mean, first, second) = (&b[..n], &mean[..n], &mut first[..n], &mut second[..n]);
-            for i in 0..n {
-                let [p, q] = terms(a[i], b[i], mean[i]);
-                first[i] += p;
-                second[i] += q;
-            }
-        }
-        fold(&first, &mut self.first);
-        fold(&second, &mut self.second);
-    }
-}
-
-/// Mean and sum of squared deviations of some rows, a channel.
-struct Moments {
-    count: f64,
-    mean: Vec<f64>,
-    squares: Vec<f64>,
-}
-
-impl Moments {
-    fn none(c: usize) -> Self {
-        Moments { count: 0.0, mean: vec![0.0; c], squares: vec![0.0; c] }
-    }
-
-    /// Of rows, block by block. A block is summed around the mean of what came before it, the first one around its
-    /// own: what differs from that mean is then part of the variance anyway, so nothing cancels.
-    fn of<T: Real>(x: &[T], c: usize) -> Self {
-        let mut moments = Moments::none(c);
-        for x in x.chunks(block(c)) {
-            let count = (x.len() / c) as f64;
-            let mut near = moments.mean.clone();
-            if moments.count == 0.0 {
-                add_column_sums(x, &mut near);
-                near.iter_mut().for_each(|sum| *sum /= count);
-            }
-            let shift = widen(near.iter().map(|&mean| T::of(mean)));
-            let mut sums = Sums::zeros(c);
-            sums.add(x, x, &shift, |x, _, shift| {
-                let d = x - shift;
-                [d, d * d]
-            });
-            let mut block = Moments { count, mean: sums.first, squares: sums.second };
-            for ((mean, squares), shift) in block.mean.iter_mut().zip(&mut block.squares).zip(&shift) {
-                *squares -= *mean * *mean / count;
-                *mean = shift.f64() + *mean / count;
-                if *squares < 0.0 {
-                    *squares = 0.0; // rounding of a constant channel; a NaN stays
-                }
-            }
-            moments.join(&block);
-        }
-        moments
-    }
-
-    /// Takes in the rows of `other`: the squares grow by the squared distance of the means.
-    fn join(&mut self, other: &Moments) {
-        let count = self.count + other.count;
-        for (c, (mean, squares)) in self.mean.iter_mut().zip(&mut self.squares).enumerate() {
-            let distance = other.mean[c] - *mean;
-            *squares += other.squares[c] + distance * distance * self.count * other.count / count;
-            *mean += distance * other.count / count;
-        }
-        self.count = count;
     }
 }

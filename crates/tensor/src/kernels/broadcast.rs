@@ -196,3 +196,84 @@ impl<const K: usize> Walk<K> {
         starts
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, assert_gradient, assert_same_bits, message};
+    use crate::random::randn;
+    use crate::reference::broadcast as reference;
+
+    type Case = (&'static [usize], &'static [usize], &'static [usize]);
+
+    /// a, b and their result: every fast case, both orders, ranks that differ, and axes that stay apart.
+    const CASES: &[Case] = &[
+        (&[2, 3, 4, 5], &[2, 3, 4, 5], &[2, 3, 4, 5]),
+        (&[2, 3, 1, 1], &[2, 3, 4, 5], &[2, 3, 4, 5]),
+        (&[2, 3, 4, 5], &[3, 1, 1], &[2, 3, 4, 5]),
+        (&[1, 3, 1, 1], &[2, 3, 4, 5], &[2, 3, 4, 5]),
+        (&[2, 1, 4, 5], &[2, 3, 4, 5], &[2, 3, 4, 5]),
+        (&[2, 3, 4, 5], &[3, 4, 1], &[2, 3, 4, 5]),
+        (&[2, 3, 4, 5], &[4, 5], &[2, 3, 4, 5]),
+        (&[2, 1, 4, 1], &[1, 3, 1, 5], &[2, 3, 4, 5]),
+        (&[2, 1, 1, 1], &[1, 3, 4, 1], &[2, 3, 4, 1]),
+        (&[5], &[4, 1], &[4, 5]),
+        (&[], &[2, 3], &[2, 3]),
+        (&[], &[], &[]),
+        (&[1, 1, 1, 1], &[1], &[1, 1, 1, 1]),
+        (&[2, 3, 4], &[2, 3, 1], &[2, 3, 4]),
+        (&[0, 3], &[3], &[0, 3]),
+        (&[3, 16, 41, 33], &[3, 16, 1, 1], &[3, 16, 41, 33]),
+        (&[3, 16, 41, 33], &[41, 1], &[3, 16, 41, 33]),
+    ];
+
+    #[test]
+    fn sums_products_and_their_adjoint_are_the_definition() {
+        for &(a_shape, b_shape, shape) in CASES {
+            let (a, b) = (randn::<f64>(a_shape, 1), randn::<f64>(b_shape, 2));
+            for (a, b) in [(&a, &b), (&b, &a)] {
+                let what = format!("{:?} {:?}", a.shape(), b.shape());
+                assert_close(&what, &add(a, b).unwrap(), &reference::binary(a, b, shape, |a, b| a + b), 0.0);
+                assert_close(&what, &mul(a, b).unwrap(), &reference::binary(a, b, shape, |a, b| a * b), 0.0);
+                let repeated = reference::binary(a, &Tensor::zeros([]), shape, |a, _| a);
+                assert_close(&what, &expand(a, shape).unwrap(), &repeated, 0.0);
+            }
+            if shape.iter().product::<usize>() < 1000 {
+                let x = randn::<f64>(shape, 3);
+                assert_close("sum_to", &sum_to(&x, a_shape).unwrap(), &reference::sum_to(&x, a_shape), 1e-13);
+                assert_close("sum_to", &sum_to(&x, b_shape).unwrap(), &reference::sum_to(&x, b_shape), 1e-13);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_central_differences() {
+        for &(a, b, shape) in CASES.iter().filter(|(.., shape)| shape.iter().product::<usize>() < 1000) {
+            let (a, b, dy) = (randn::<f64>(a, 1), randn::<f64>(b, 2), randn::<f64>(shape, 3));
+            let da = sum_to(&dy, a.shape()).unwrap();
+            assert_gradient("sum", &a, &da, &dy, |a| add(a, &b).unwrap());
+            let db = sum_to(&mul(&dy, &a).unwrap(), b.shape()).unwrap();
+            assert_gradient("product", &b, &db, &dy, |b| mul(&a, b).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_the_threads() {
+        let (a, b) = (randn::<f32>([3, 16, 41, 33], 1), randn::<f32>([3, 16, 1, 1], 2));
+        assert_same_bits("broadcast", || {
+            let y = mul(&a, &b).unwrap();
+            vec![sum_to(&y, &[3, 16, 1, 1]).unwrap(), sum_to(&y, &[16, 1, 1]).unwrap(), sum_to(&y, &[]).unwrap(), y]
+        });
+    }
+
+    #[test]
+    fn shapes_that_do_not_broadcast_are_errors_with_numbers() {
+        let (a, b) = (Tensor::<f32>::zeros([2, 3]), Tensor::zeros([2, 4]));
+        assert_eq!(message(add(&a, &b)), "add: `b` has shape [2, 4], expected a shape that broadcasts with a [2, 3]");
+        assert!(message(mul(&a, &Tensor::zeros([2]))).contains("mul"));
+        assert!(message(sum_to(&a, &[2, 1, 3])).contains("[2, 1, 3], expected a shape that broadcasts to [2, 3]"));
+        assert!(message(sum_to(&a, &[2])).contains("[2]"));
+        assert!(message(expand(&a, &[3])).contains("expand"));
+        assert!(message(expand(&a, &[1, 1, 1, 1, 1, 2, 3])).contains("at most 6"));
+    }
+}

@@ -87,7 +87,7 @@ pub fn narrow_backward<T: Real>(shape: &[usize], axis: usize, start: usize, dy: 
     Ok(dx)
 }
 
-/// Consecutive ranges of `axis` of the given extents: the inverse of [`concat`].
+/// Consecutive ranges of `axis` of the given extents: the inverse of [`concat()`].
 ///
 /// # Shapes
 /// Any `x` → for each size the same with that extent along `axis`.
@@ -133,4 +133,65 @@ fn around(shape: &Shape, axis: usize) -> [usize; 2] {
     let axes = memory_axes(shape.len());
     let place = axes.iter().position(|&a| a == axis).unwrap_or(0);
     [&axes[..place], &axes[place + 1..]].map(|axes| axes.iter().map(|&axis| shape[axis]).product())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, assert_gradient, message};
+    use crate::random::randn;
+    use crate::reference::concat as reference;
+
+    const SHAPES: &[&[usize]] = &[&[5], &[3, 4], &[2, 3, 4], &[2, 3, 4, 5], &[1, 1, 3, 2], &[2, 3, 2, 2, 3]];
+
+    #[test]
+    fn joining_is_the_definition_and_splitting_its_inverse() {
+        for &shape in SHAPES {
+            for axis in 0..shape.len() {
+                let sizes = [2, 1, 0, 3];
+                let xs: Vec<_> = sizes
+                    .iter()
+                    .zip(1..)
+                    .map(|(&size, seed)| randn::<f64>(&with_extent(&Shape::from(shape), axis, size), seed))
+                    .collect();
+                let xs: Vec<_> = xs.iter().collect();
+                let y = concat(&xs, axis).unwrap();
+                assert_close(&format!("{shape:?} {axis}"), &y, &reference::concat(&xs, axis), 0.0);
+                let parts = split(&y, axis, &sizes).unwrap();
+                assert!(parts.iter().zip(&xs).all(|(part, &x)| part == x));
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_is_the_definition_and_its_gradient_the_central_difference() {
+        for &shape in SHAPES {
+            let x = randn::<f64>(shape, 1);
+            for axis in 0..shape.len() {
+                for start in 0..=shape[axis] {
+                    let len = (shape[axis] - start).min(2);
+                    let y = narrow(&x, axis, start, len).unwrap();
+                    assert_close("y", &y, &reference::narrow(&x, axis, start, len), 0.0);
+                    let dy = randn::<f64>(y.shape(), 2);
+                    let dx = narrow_backward(x.shape(), axis, start, &dy).unwrap();
+                    assert_gradient("dx", &x, &dx, &dy, |x| narrow(x, axis, start, len).unwrap());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_errors_with_numbers() {
+        let (x, y) = (Tensor::<f32>::zeros([2, 3]), Tensor::zeros([3, 3]));
+        assert_eq!(message(concat(&[&x, &y], 1)), "concat: `xs` has shape [3, 3], expected [2, 3] but for axis 1");
+        assert!(message(concat(&[&x, &Tensor::zeros([2])], 0)).contains("[2]"));
+        assert!(message(concat::<f32>(&[], 0)).contains("no tensor"));
+        assert!(message(concat(&[&x], 2)).contains("axis 2 does not exist"));
+        assert!(message(narrow(&x, 1, 2, 2)).contains("2 entries from 2 on leave axis 1"));
+        assert!(message(narrow(&x, 1, usize::MAX, 2)).contains("leave axis 1"));
+        assert!(message(narrow_backward(&[2, 3], 0, 0, &y)).contains("leave axis 0"));
+        assert!(message(narrow_backward(&[2, 3], 1, 0, &y)).contains("`dy`"));
+        assert!(message(split(&x, 1, &[1, 1])).contains("do not add up to axis 1"));
+        assert!(message(split(&x, 1, &[usize::MAX, 4])).contains("do not add up"));
+    }
 }

@@ -1,4 +1,4 @@
-//! Cross-entropy of a softmax, with label smoothing s (Szegedy et al. 2016). K classes, label t[n].
+//! Cross-entropy of a softmax, with label smoothing s (Szegedy et al. 2016). K classes; sample n has label `t[n]`.
 //! ```text
 //! p[n,k]  = e^x[n,k] / Σ_j e^x[n,j]                     (ce.1)
 //! q[n,k]  = (1 − s) · [k = t[n]] + s/K                  (ce.2)
@@ -84,4 +84,56 @@ fn check<T: Real>(
         return Err(Error::invalid(op, format!("label smoothing is {smoothing}; it must lie in [0, 1]")));
     }
     Ok([n, k])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, assert_gradient, message};
+    use crate::random::randn;
+    use crate::reference::cross_entropy as reference;
+
+    #[test]
+    fn loss_and_gradient_are_the_definition() {
+        for (n, k) in [(1, 1), (2, 3), (5, 10), (3, 100)] {
+            for smoothing in [0.0, 0.1, 1.0] {
+                let logits = randn::<f64>([n, k], 1).map(|x| 3.0 * x);
+                let labels: Vec<usize> = (0..n).map(|i| i * 7 % k).collect();
+                let (loss, p) = cross_entropy(&logits, &labels, smoothing).unwrap();
+                assert_eq!(loss.shape().len(), 0);
+                let expected = Tensor::scalar(reference::cross_entropy(&logits, &labels, smoothing));
+                assert_close("loss", &loss, &expected, 1e-13);
+                let dx = cross_entropy_backward(&p, &labels, smoothing, 1.0).unwrap();
+                let expected = reference::cross_entropy_backward(&logits, &labels, smoothing);
+                assert_close("dx", &dx, &expected, 1e-14);
+                let dx = cross_entropy_backward(&p, &labels, smoothing, 2.5).unwrap();
+                let of_logits = |x: &Tensor<f64>| cross_entropy(x, &labels, smoothing).unwrap().0;
+                assert_gradient("dx", &logits, &dx, &Tensor::scalar(2.5), of_logits);
+            }
+        }
+    }
+
+    #[test]
+    fn logits_of_any_size_give_the_exact_loss() {
+        let logits = Tensor::from_vec([3, 2], vec![1e4f32, 0.0, 0.0, 1e4, -3e38, -3e38]).unwrap();
+        let (loss, p) = cross_entropy(&logits, &[0, 0, 1], 0.0).unwrap();
+        assert_eq!(p.as_slice(), [1.0, 0.0, 0.0, 1.0, 0.5, 0.5]);
+        assert!((loss.item().unwrap() - (0.0 + 1e4 + 2f32.ln()) / 3.0).abs() < 1e-3);
+        let certain = Tensor::from_vec([1, 2], vec![0.0f32, f32::NEG_INFINITY]).unwrap();
+        assert_eq!(cross_entropy(&certain, &[0], 0.0).unwrap().0.item().unwrap(), 0.0);
+    }
+
+    #[test]
+    fn wrong_arguments_are_errors_with_numbers() {
+        let x = Tensor::<f32>::zeros([2, 3]);
+        let error = message(cross_entropy(&x, &[0, 3], 0.0));
+        assert_eq!(error, "cross_entropy: label 3 of sample 1 is not below the 3 classes");
+        assert!(message(cross_entropy(&x, &[0], 0.0)).contains("`labels` has shape [1], expected [2]"));
+        assert!(message(cross_entropy(&Tensor::<f32>::zeros([0, 3]), &[], 0.0)).contains("N ≥ 1"));
+        assert!(message(cross_entropy(&Tensor::<f32>::zeros([3]), &[], 0.0)).contains("rank 2"));
+        for smoothing in [-0.1, 1.1, f64::NAN] {
+            assert!(message(cross_entropy(&x, &[0, 1], smoothing)).contains("label smoothing"));
+        }
+        assert!(message(cross_entropy_backward(&x, &[0, 9], 0.0, 1.0)).contains("label 9 of sample 1"));
+    }
 }

@@ -92,3 +92,68 @@ fn check<T: Real>(op: &'static str, x: &Tensor<T>, w: &Tensor<T>) -> Result<[usi
         Err(Error::shape(op, "w", format!("[O, {i}] for x {:?}", x.shape()), w.shape()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, assert_gradient, assert_same_bits, message};
+    use crate::random::randn;
+    use crate::reference::linear as reference;
+
+    const ALL: [bool; 3] = [true; 3];
+
+    #[test]
+    fn forward_and_backward_are_the_definition() {
+        for [n, i, o] in [[1, 1, 1], [2, 3, 5], [7, 64, 10], [300, 20, 33], [0, 3, 2], [2, 0, 3], [2, 3, 0]] {
+            let (x, w, b) = (randn::<f64>([n, i], 1), randn::<f64>([o, i], 2), randn::<f64>([o], 3));
+            for b in [None, Some(&b)] {
+                assert_close("y", &linear(&x, &w, b).unwrap(), &reference::linear(&x, &w, b), 1e-12);
+            }
+            let dy = randn::<f64>([n, o], 4);
+            let grads = linear_backward(&x, &w, &dy, ALL).unwrap();
+            let [dx, dw, db] = reference::linear_backward(&x, &w, &dy);
+            assert_close("dx", &grads.dx.unwrap(), &dx, 1e-12);
+            assert_close("dw", &grads.dw.unwrap(), &dw, 1e-12);
+            assert_close("db", &grads.db.unwrap(), &db, 1e-12);
+        }
+    }
+
+    #[test]
+    fn gradients_are_central_differences() {
+        let (x, w, b) = (randn::<f64>([3, 4], 1), randn::<f64>([5, 4], 2), randn::<f64>([5], 3));
+        let dy = randn::<f64>([3, 5], 4);
+        let grads = linear_backward(&x, &w, &dy, ALL).unwrap();
+        assert_gradient("dx", &x, &grads.dx.unwrap(), &dy, |x| linear(x, &w, Some(&b)).unwrap());
+        assert_gradient("dw", &w, &grads.dw.unwrap(), &dy, |w| linear(&x, w, Some(&b)).unwrap());
+        assert_gradient("db", &b, &grads.db.unwrap(), &dy, |b| linear(&x, &w, Some(b)).unwrap());
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_given() {
+        let (x, w) = (Tensor::<f32>::zeros([2, 3]), Tensor::zeros([4, 3]));
+        for want in [[true, false, false], [false, true, false], [false, false, true]] {
+            let grads = linear_backward(&x, &w, &Tensor::zeros([2, 4]), want).unwrap();
+            assert_eq!([grads.dx.is_some(), grads.dw.is_some(), grads.db.is_some()], want);
+        }
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_the_threads() {
+        let (x, w) = (randn::<f32>([700, 40], 1), randn::<f32>([300, 40], 2));
+        assert_same_bits("linear", || {
+            let y = linear(&x, &w, None).unwrap();
+            let grads = linear_backward(&x, &w, &y, ALL).unwrap();
+            vec![y, grads.dx.unwrap(), grads.dw.unwrap(), grads.db.unwrap()]
+        });
+    }
+
+    #[test]
+    fn wrong_shapes_are_errors_with_numbers() {
+        let (x, w) = (Tensor::<f32>::zeros([2, 3]), Tensor::zeros([4, 5]));
+        assert_eq!(message(linear(&x, &w, None)), "linear: `w` has shape [4, 5], expected [O, 3] for x [2, 3]");
+        let w = Tensor::zeros([4, 3]);
+        assert!(message(linear(&x, &w, Some(&Tensor::zeros([3])))).contains("`b` has shape [3], expected [4]"));
+        assert!(message(linear(&Tensor::zeros([3]), &w, None)).contains("rank 2"));
+        assert!(message(linear_backward(&x, &w, &x, ALL)).contains("expected [2, 4]"));
+    }
+}

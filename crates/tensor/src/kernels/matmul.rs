@@ -112,3 +112,76 @@ impl Sizes {
         products
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, assert_gradient, assert_same_bits, message};
+    use crate::random::randn;
+    use crate::reference::matmul as reference;
+
+    #[test]
+    fn matrices_are_the_definition() {
+        for [m, k, n] in [[1, 1, 1], [2, 3, 5], [300, 20, 33], [0, 3, 2], [2, 0, 3], [2, 3, 0]] {
+            let (a, b, dy) = (randn::<f64>([m, k], 1), randn::<f64>([k, n], 2), randn::<f64>([m, n], 3));
+            assert_close("y", &matmul(&a, &b).unwrap(), &reference::matmul(&a, &b), 1e-12);
+            let (da, db) = matmul_backward(&a, &b, &dy, [true; 2]).unwrap();
+            let [ra, rb] = reference::matmul_backward(&a, &b, &dy);
+            assert_close("da", &da.unwrap(), &ra, 1e-12);
+            assert_close("db", &db.unwrap(), &rb, 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_batch_is_its_matrices() {
+        let (a, b) = (randn::<f64>([3, 4, 5], 1), randn::<f64>([3, 5, 2], 2));
+        let y = matmul(&a, &b).unwrap();
+        assert_eq!(y.shape()[..], [3, 4, 2]);
+        for i in 0..3 {
+            let [a, b] = [(&a, [4, 5]), (&b, [5, 2])].map(|(t, shape): (&Tensor<f64>, [usize; 2])| {
+                let len = shape[0] * shape[1];
+                Tensor::from_vec(shape, t.as_slice()[i * len..][..len].to_vec()).unwrap()
+            });
+            let expected = reference::matmul(&a, &b);
+            assert_close(
+                "y",
+                &Tensor::from_vec([4, 2], y.as_slice()[i * 8..][..8].to_vec()).unwrap(),
+                &expected,
+                1e-13,
+            );
+        }
+        assert!(matmul(&Tensor::<f64>::zeros([0, 4, 5]), &Tensor::zeros([0, 5, 2])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn gradients_are_central_differences() {
+        for (a, b, y) in [(&[3, 4][..], &[4, 2][..], &[3, 2][..]), (&[2, 3, 4], &[2, 4, 5], &[2, 3, 5])] {
+            let (a, b, dy) = (randn::<f64>(a, 1), randn::<f64>(b, 2), randn::<f64>(y, 3));
+            let (da, db) = matmul_backward(&a, &b, &dy, [true; 2]).unwrap();
+            assert_gradient("da", &a, &da.unwrap(), &dy, |a| matmul(a, &b).unwrap());
+            assert_gradient("db", &b, &db.unwrap(), &dy, |b| matmul(&a, b).unwrap());
+            assert!(matmul_backward(&a, &b, &dy, [false; 2]).unwrap() == (None, None));
+        }
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_the_threads() {
+        let (a, b) = (randn::<f32>([4, 300, 50], 1), randn::<f32>([4, 50, 40], 2));
+        assert_same_bits("matmul", || {
+            let y = matmul(&a, &b).unwrap();
+            let (da, db) = matmul_backward(&a, &b, &y, [true; 2]).unwrap();
+            vec![y, da.unwrap(), db.unwrap()]
+        });
+    }
+
+    #[test]
+    fn wrong_shapes_are_errors_with_numbers() {
+        let a = Tensor::<f32>::zeros([2, 3]);
+        assert_eq!(message(matmul(&a, &a)), "matmul: `b` has shape [2, 3], expected [3, n] for a [2, 3]");
+        let batch = Tensor::<f32>::zeros([4, 2, 3]);
+        assert!(message(matmul(&batch, &Tensor::zeros([5, 3, 2]))).contains("[4, 3, n]"));
+        assert!(message(matmul(&Tensor::zeros([3]), &a)).contains("[B, m, k]"));
+        let b = Tensor::zeros([3, 4]);
+        assert!(message(matmul_backward(&a, &b, &a, [true; 2])).contains("expected [2, 4]"));
+    }
+}

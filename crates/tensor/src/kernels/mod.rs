@@ -14,3 +14,5 @@ pub mod pool;
 pub mod reduce;
 mod rows;
 pub mod softmax;
+#[cfg(test)]
+mod testing;

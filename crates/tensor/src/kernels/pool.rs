@@ -10,6 +10,9 @@
 //! ```
 //! Of equal values the first in reading order is the maximum, and a NaN is larger than any number, as in PyTorch.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use rayon::prelude::*;

@@ -147,3 +147,71 @@ fn sum_axes<T: Real>(x: &[T], axes: &[Axis], sums: &mut [f64]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, assert_gradient, assert_same_bits, message};
+    use crate::random::randn;
+    use crate::reference::reduce as reference;
+
+    /// Every subset of the axes of a shape.
+    fn subsets(rank: usize) -> impl Iterator<Item = Vec<usize>> {
+        (0..1 << rank).map(move |bits: usize| (0..rank).filter(|axis| bits >> axis & 1 == 1).collect())
+    }
+
+    #[test]
+    fn every_set_of_axes_is_the_definition() {
+        for shape in
+            [&[2, 3, 4, 5][..], &[3, 1, 2, 1], &[2, 1, 3, 3], &[3, 4, 5], &[6, 7], &[5], &[], &[0, 3], &[2, 2, 2, 2, 3]]
+        {
+            let x = randn::<f64>(shape, 1);
+            for axes in subsets(shape.len()) {
+                let what = format!("{shape:?} {axes:?}");
+                let (expected, kept) = (reference::sum(&x, &axes), sum(&x, &axes, true).unwrap());
+                assert_close(&what, &kept, &expected, 1e-13);
+                let dropped = sum(&x, &axes, false).unwrap();
+                assert_eq!(dropped.shape().len(), shape.len() - axes.len(), "{what}");
+                assert_eq!(dropped.to_vec(), kept.to_vec(), "{what}");
+                let count: usize = axes.iter().map(|&axis| shape[axis]).product();
+                if count > 0 {
+                    let expected = expected.map(|sum| sum / count as f64);
+                    assert_close(&what, &mean(&x, &axes, true).unwrap(), &expected, 1e-13);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn expand_is_the_backward() {
+        let x = randn::<f64>([2, 3, 2, 4], 1);
+        for axes in subsets(4) {
+            let dy = randn::<f64>(sum(&x, &axes, true).unwrap().shape(), 2);
+            let dx = expand(&dy, x.shape()).unwrap();
+            assert_gradient("sum", &x, &dx, &dy, |x| sum(x, &axes, true).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_long_sum_in_f32_keeps_its_digits() {
+        for (shape, axes) in [(&[3_000_000][..], &[0][..]), (&[1, 2, 1500, 1000], &[0, 2, 3])] {
+            let sum = sum(&Tensor::full(shape, 0.1f32), axes, false).unwrap();
+            let expected = 0.1f32.f64() * (shape.iter().product::<usize>() / sum.len()) as f64;
+            assert!((sum.as_slice()[0].f64() / expected - 1.0).abs() < 1e-5, "{sum:?} for {expected}");
+        }
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_the_threads() {
+        let x = randn::<f32>([5, 16, 41, 33], 1);
+        assert_same_bits("sum", || subsets(4).map(|axes| sum(&x, &axes, false).unwrap()).collect());
+    }
+
+    #[test]
+    fn wrong_axes_are_errors_with_numbers() {
+        let x = Tensor::<f32>::zeros([2, 0]);
+        assert_eq!(message(sum(&x, &[2], false)), "sum: axis 2 does not exist in x of shape [2, 0]");
+        assert!(message(sum(&x, &[1, 1], false)).contains("axis 1 is named twice"));
+        assert!(message(mean(&x, &[1], false)).contains("no elements along the axes [1]"));
+    }
+}

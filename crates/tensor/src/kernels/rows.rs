@@ -20,9 +20,9 @@ const BLOCK: usize = 1 << 12;
 /// A wide row has at least this many elements: eight vectors of eight f32.
 const LANES: usize = 64;
 
-/// The elements of a wide row of `c` channels: a multiple of `c`.
+/// The elements of a wide row of `c` ≥ 1 channels: a multiple of `c`.
 pub(super) fn wide(c: usize) -> usize {
-    c * LANES.div_ceil(c.max(1))
+    c * LANES.div_ceil(c)
 }
 
 /// One value a channel, repeated to a wide row.
@@ -66,10 +66,13 @@ pub(super) fn sum_rows<A: Send>(
 
 /// Adds to `total [C]` the sums over the rows of `x [rows, C]`.
 pub(super) fn add_column_sums<T: Real>(x: &[T], total: &mut [f64]) {
+    if x.is_empty() {
+        return;
+    }
     let c = total.len();
     let width = wide(c);
     if x.len() < 4 * width {
-        for row in x.chunks(c.max(1)) {
+        for row in x.chunks(c) {
             row.iter().zip(&mut *total).for_each(|(x, total)| *total += x.f64());
         }
         return;

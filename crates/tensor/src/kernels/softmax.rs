@@ -69,3 +69,60 @@ fn check<T: Real>(op: &'static str, arg: &'static str, x: &Tensor<T>, temperatur
         Err(Error::invalid(op, message))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, assert_gradient, assert_same_bits, message};
+    use crate::random::randn;
+    use crate::reference::softmax as reference;
+
+    #[test]
+    fn each_row_is_the_definition() {
+        for (n, m) in [(1, 1), (2, 5), (7, 3), (0, 4), (900, 41)] {
+            for tau in [1.0, 0.3, 30.0] {
+                let (x, dy) = (randn::<f64>([n, m], 1), randn::<f64>([n, m], 2));
+                let y = softmax(&x, tau).unwrap();
+                assert_close("y", &y, &reference::softmax(&x, tau), 1e-14);
+                let dx = softmax_backward(&y, &dy, tau).unwrap();
+                assert_close("dx", &dx, &reference::softmax_backward(&y, &dy, tau), 1e-13);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_central_differences_in_every_rank() {
+        for shape in [&[5][..], &[3, 4], &[2, 3, 2]] {
+            let (x, dy) = (randn::<f64>(shape, 1), randn::<f64>(shape, 2));
+            let dx = softmax_backward(&softmax(&x, 0.7).unwrap(), &dy, 0.7).unwrap();
+            assert_gradient("dx", &x, &dx, &dy, |x| softmax(x, 0.7).unwrap());
+        }
+    }
+
+    #[test]
+    fn large_inputs_do_not_overflow() {
+        let x = Tensor::from_vec([2, 2], vec![1e30f32, -1e30, 500.0, 500.0]).unwrap();
+        assert_eq!(softmax(&x, 1e-3).unwrap().as_slice(), [1.0, 0.0, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_the_threads() {
+        let x = randn::<f32>([900, 41], 1);
+        assert_same_bits("softmax", || {
+            let y = softmax(&x, 2.0).unwrap();
+            vec![softmax_backward(&y, &x, 2.0).unwrap(), y]
+        });
+    }
+
+    #[test]
+    fn wrong_arguments_are_errors_with_numbers() {
+        let x = Tensor::<f32>::zeros([2, 3]);
+        for tau in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-60] {
+            assert!(message(softmax(&x, tau)).contains("temperature"), "{tau}");
+        }
+        assert!(message(softmax(&Tensor::<f32>::zeros([2, 0]), 1.0)).contains("m ≥ 1"));
+        assert!(message(softmax(&Tensor::<f32>::zeros([2, 3, 4, 5]), 1.0)).contains("[B, N, m]"));
+        let error = message(softmax_backward(&x, &Tensor::zeros([3, 2]), 1.0));
+        assert_eq!(error, "softmax_backward: `dy` has shape [3, 2], expected [2, 3]");
+    }
+}

@@ -1,0 +1,36 @@
+//! Joining along an axis, (concat.1) and (narrow.1) of [`kernels::concat`](crate::kernels::concat).
+
+use crate::{Real, Tensor};
+
+/// y, (concat.1).
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn concat<T: Real>(xs: &[&Tensor<T>], axis: usize) -> Tensor<T> {
+    let mut shape = xs[0].shape().to_vec();
+    shape[axis] = xs.iter().map(|x| x.shape()[axis]).sum();
+    Tensor::from_fn(&shape[..], |i| {
+        let mut i = i.to_vec();
+        for x in xs {
+            if i[axis] < x.shape()[axis] {
+                return x.view()[&i[..]];
+            }
+            i[axis] -= x.shape()[axis];
+        }
+        unreachable!("the extents add up")
+    })
+}
+
+/// y, (narrow.1).
+///
+/// # Panics
+/// If the range leaves the axis.
+pub fn narrow<T: Real>(x: &Tensor<T>, axis: usize, start: usize, len: usize) -> Tensor<T> {
+    let mut shape = x.shape().to_vec();
+    shape[axis] = len;
+    Tensor::from_fn(&shape[..], |i| {
+        let mut i = i.to_vec();
+        i[axis] += start;
+        x.view()[&i[..]]
+    })
+}
