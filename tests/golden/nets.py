@@ -174,7 +174,7 @@ class Layered(nn.Module):
     def kernel(self, a: Tensor) -> tuple[Tensor, Tensor | None]:
         """W_b + W_2 A W_1 as [n, Cout, Cin/g, k, k] and b_b + W_2 A b_1 + b_2 as [n, Cout], one for each row of `a`."""
         site, g, n = self.site, self.site.groups, a.shape[0]
-        w2a = self.branch.conv2.weight.view(g, site.cout // g, -1) * a.view(n, g, 1, -1)  # A scales the columns of W_2
+        w2a = self.branch.conv2.weight.reshape(g, site.cout // g, -1) * a.view(n, g, 1, -1)  # A scales the columns of W_2
         w = (w2a @ self.branch.conv1.weight.reshape(g, self.options.m // g, -1)).view(n, site.cout, -1, site.k, site.k)
         if self.options.bypass:
             w = w + self.bypass.conv.weight
