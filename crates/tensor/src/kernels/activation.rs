@@ -90,7 +90,9 @@ mod tests {
     type Forward<T> = fn(&Tensor<T>) -> Tensor<T>;
     type Backward<T> = fn(&Tensor<T>, &mut Tensor<T>) -> Result<()>;
 
-    fn all<T: Real>() -> [(&'static str, Forward<T>, Backward<T>, fn(T) -> (T, T)); 3] {
+    type Case<T> = (&'static str, Forward<T>, Backward<T>, fn(T) -> (T, T));
+
+    fn all<T: Real>() -> [Case<T>; 3] {
         [
             ("relu", relu, relu_backward, reference::relu),
             ("relu6", relu6, relu6_backward, reference::relu6),

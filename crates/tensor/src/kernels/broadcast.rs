@@ -179,6 +179,9 @@ impl<const K: usize> Walk<K> {
 
     /// Calls `f` with every run of `y` and where it starts in each operand.
     fn for_each_run<T: Send>(&self, y: &mut [T], f: impl Fn([usize; K], &mut [T]) + Send + Sync) {
+        if self.outer.is_empty() {
+            return for_each_chunk(y, 1, |start, y| f(self.steps.map(|step| start * step), y)); // one run, cut anywhere
+        }
         for_each_chunk(y, self.run, |start, y| {
             for (i, y) in y.chunks_mut(self.run).enumerate() {
                 f(self.starts(start / self.run + i), y);

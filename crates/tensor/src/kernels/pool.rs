@@ -123,16 +123,19 @@ pub fn max_pool2d<T: Real>(x: &Tensor<T>, window: &Window) -> Result<(Tensor<T>,
             y.fill(T::neg_infinity());
             found.fill((rows.start * s.w + s.columns(j).start) as u32); // where −∞ is found if there is nothing else
             for place in s.places(&rows, &s.columns(j)) {
-                let x = &x[place * s.c..][..s.c];
-                for ((y, found), &x) in y.iter_mut().zip(&mut *found).zip(x) {
-                    if x > *y || x.is_nan() {
-                        (*y, *found) = (x, place as u32);
-                    }
-                }
+                take_larger(&x[place * s.c..][..s.c], place as u32, y, found);
             }
         }
     });
     Ok((y, found))
+}
+
+/// The innermost loop, over the channels: `y` and where it was found give way to `x` at `place` where that is larger.
+/// Both are always written: a conditional store would keep the compiler from making vectors of the loop.
+fn take_larger<T: Real>(x: &[T], place: u32, y: &mut [T], found: &mut [u32]) {
+    for ((y, found), &x) in y.iter_mut().zip(found).zip(x) {
+        (*y, *found) = if (x > *y) | x.is_nan() { (x, place) } else { (*y, *found) };
+    }
 }
 
 /// The gradient of [`max_pool2d`]'s input, (pool.4), from the places found there.
