@@ -1,7 +1,7 @@
 //! What can go wrong in a kernel or a layer, with the numbers that say why.
 
 /// The result of every fallible operation on tensors.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An operation was asked for something it cannot do.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

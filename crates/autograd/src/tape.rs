@@ -1,0 +1,149 @@
+//! The tape: which operation made which value, in order, and the sweep back.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use gatefold_tensor::{Error, Real, Result, Tensor};
+
+use crate::Var;
+
+/// An operation that was recorded. It owns what its derivative needs and is consumed by the sweep.
+pub trait Op<T: Real> {
+    /// The operation's name, as errors and profiles show it.
+    fn name(&self) -> &'static str;
+
+    /// Given `dy` = ∂L/∂y, adds ∂L/∂xᵢ to each input that wants it. `dy` is owned: its memory may become an input's
+    /// gradient.
+    ///
+    /// # Errors
+    /// The kernels' own; the forward pass has checked the shapes already.
+    fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()>;
+}
+
+/// One value on the tape: how it came about, and from which other values.
+struct Entry<T: Real> {
+    /// `None` for a leaf, and for an op that the sweep has consumed.
+    op: Option<Box<dyn Op<T>>>,
+    /// The inputs' places on the tape; `None` for a constant.
+    inputs: Vec<Option<usize>>,
+}
+
+/// The record of one forward pass. Cloning shares it.
+pub struct Tape<T: Real> {
+    entries: Rc<RefCell<Vec<Entry<T>>>>,
+}
+
+impl<T: Real> Clone for Tape<T> {
+    fn clone(&self) -> Self {
+        Tape { entries: Rc::clone(&self.entries) }
+    }
+}
+
+impl<T: Real> Default for Tape<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Real> Tape<T> {
+    /// An empty tape.
+    pub fn new() -> Self {
+        Tape { entries: Rc::default() }
+    }
+
+    /// A value whose gradient is wanted: a parameter, or an input under test.
+    pub fn leaf(&self, value: Tensor<T>) -> Var<T> {
+        self.push(value, Entry { op: None, inputs: Vec::new() })
+    }
+
+    fn push(&self, value: Tensor<T>, entry: Entry<T>) -> Var<T> {
+        let mut entries = self.entries.borrow_mut();
+        entries.push(entry);
+        Var::on_tape(value, self.clone(), entries.len() - 1)
+    }
+
+    /// Records `op` as the maker of `value` if one of `inputs` is on a tape; `op` is built only then. An input that is
+    /// `None` is absent (a convolution without bias).
+    pub fn record<O: Op<T> + 'static>(value: Tensor<T>, inputs: &[Option<&Var<T>>], op: impl FnOnce() -> O) -> Var<T> {
+        let Some(tape) = inputs.iter().flatten().find_map(|x| x.tape()) else {
+            return Var::constant(value);
+        };
+        let inputs = inputs.iter().map(|x| x.and_then(Var::place)).collect();
+        tape.push(value, Entry { op: Some(Box::new(op())), inputs })
+    }
+
+    /// The sweep: sends `dy` back from the value at `place` to the leaves.
+    pub(crate) fn sweep(&self, place: usize, dy: Tensor<T>) -> Result<Gradients<T>> {
+        let mut of: Vec<Option<Tensor<T>>> = Vec::new();
+        of.resize_with(place + 1, || None);
+        of[place] = Some(dy);
+        for place in (0..=place).rev() {
+            if of[place].is_none() {
+                continue;
+            }
+            let (op, inputs) = {
+                let entry = &mut self.entries.borrow_mut()[place];
+                (entry.op.take(), std::mem::take(&mut entry.inputs))
+            };
+            if let Some(op) = op {
+                let dy = of[place].take().expect("checked above");
+                op.backward(dy, &mut Sink { inputs: &inputs, of: &mut of })?;
+            } else if !inputs.is_empty() {
+                return Err(Error::invalid("backward", "this part of the tape was swept already"));
+            }
+        }
+        Ok(Gradients { of })
+    }
+}
+
+/// Where an op puts the gradients of its inputs.
+pub struct Sink<'a, T: Real> {
+    inputs: &'a [Option<usize>],
+    of: &'a mut [Option<Tensor<T>>],
+}
+
+impl<T: Real> Sink<'_, T> {
+    /// Whether anybody needs the gradient of input `i`: what nobody wants is not computed.
+    pub fn wants(&self, i: usize) -> bool {
+        self.inputs[i].is_some()
+    }
+
+    /// Adds `gradient` to that of input `i`: the first moves in, later ones are added. Ignored if nobody wants it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a second gradient has another shape than the first.
+    pub fn add(&mut self, i: usize, gradient: Tensor<T>) -> Result<()> {
+        if let Some(place) = self.inputs[i] {
+            match &mut self.of[place] {
+                Some(sum) => sum.zip_apply(&gradient, |a, b| *a += b)?,
+                empty => *empty = Some(gradient),
+            }
+        }
+        Ok(())
+    }
+
+    /// [`add`](Self::add) for every input whose gradient was computed, in the order of the inputs.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_all<const N: usize>(&mut self, gradients: [Option<Tensor<T>>; N]) -> Result<()> {
+        for (i, gradient) in gradients.into_iter().enumerate() {
+            if let Some(gradient) = gradient {
+                self.add(i, gradient)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The gradients that a sweep leaves at the leaves.
+pub struct Gradients<T: Real> {
+    of: Vec<Option<Tensor<T>>>,
+}
+
+impl<T: Real> Gradients<T> {
+    /// The gradient of a leaf, moved out; `None` if the loss does not depend on it.
+    pub fn take(&mut self, leaf: &Var<T>) -> Option<Tensor<T>> {
+        self.of.get_mut(leaf.place()?)?.take()
+    }
+}

@@ -1,0 +1,68 @@
+//! A value that may be on a tape.
+
+use gatefold_tensor::{Error, Real, Result, Shape, Tensor};
+
+use crate::{Gradients, Tape};
+
+/// A tensor in a computation. A `Var` without a tape records nothing: inference keeps nothing alive.
+#[derive(Clone)]
+pub struct Var<T: Real> {
+    value: Tensor<T>,
+    node: Option<(Tape<T>, usize)>,
+}
+
+impl<T: Real> Var<T> {
+    /// A value without history.
+    pub fn constant(value: Tensor<T>) -> Self {
+        Var { value, node: None }
+    }
+
+    pub(crate) fn on_tape(value: Tensor<T>, tape: Tape<T>, place: usize) -> Self {
+        Var { value, node: Some((tape, place)) }
+    }
+
+    /// The value itself.
+    pub fn value(&self) -> &Tensor<T> {
+        &self.value
+    }
+
+    /// The value's logical shape.
+    pub fn shape(&self) -> &Shape {
+        self.value.shape()
+    }
+
+    pub(crate) fn tape(&self) -> Option<&Tape<T>> {
+        self.node.as_ref().map(|(tape, _)| tape)
+    }
+
+    pub(crate) fn place(&self) -> Option<usize> {
+        self.node.as_ref().map(|(_, place)| *place)
+    }
+
+    /// Whether a gradient can flow back through this value.
+    pub fn is_recorded(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// The gradients of this value, a loss with one element.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it has more than one element; [`Error::Invalid`] if nothing was recorded or the tape was
+    /// swept before.
+    pub fn backward(&self) -> Result<Gradients<T>> {
+        self.value.item().map_err(|_| Error::shape("backward", "loss", "one element", self.shape()))?;
+        self.backward_with(Tensor::ones(*self.shape()))
+    }
+
+    /// The gradients of Σ dy ⊙ self.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `dy` has another shape than the value; [`Error::Invalid`] as [`backward`](Self::backward).
+    pub fn backward_with(&self, dy: Tensor<T>) -> Result<Gradients<T>> {
+        if dy.shape() != self.shape() {
+            return Err(Error::shape("backward", "dy", format!("{:?}", self.shape()), dy.shape()));
+        }
+        let (tape, place) = self.node.as_ref().ok_or_else(|| Error::invalid("backward", "nothing was recorded"))?;
+        tape.sweep(*place, dy)
+    }
+}

@@ -1,0 +1,72 @@
+//! The attention network of a dynamic site: which share of each kernel a sample gets (paper 2.3).
+
+use gatefold_autograd::Var;
+use gatefold_tensor::{Real, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{Cx, Init, Linear, Module, Param, walk_fields};
+
+/// The function at the end of an attention network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gate {
+    /// a = σ(o).
+    Sigmoid,
+    /// a = softmax(o/τ).
+    Softmax,
+}
+
+/// `a = gate(F_2 ReLU(F_1 GAP(x) + f_1) + f_2)` (paper 2.3): F_1 `[q, Cin]` starts as Kaiming-normal, F_2 `[m, q]` in
+/// N(0, 0.01²), the biases at 0, so that the gates start constant.
+#[derive(Debug, Clone)]
+pub struct Attention<T: Real> {
+    /// F_1, f_1.
+    pub fc1: Linear<T>,
+    /// F_2, f_2.
+    pub fc2: Linear<T>,
+    /// The function at the end.
+    pub gate: Gate,
+    /// τ, of the softmax.
+    pub temperature: f64,
+}
+
+walk_fields!(Attention<T> { fc1, fc2 });
+
+impl<T: Real> Attention<T> {
+    /// From `cin` channels over `hidden` values to `m` coefficients.
+    pub fn new(cin: usize, hidden: usize, m: usize, gate: Gate, temperature: f64, init: &Init) -> Self {
+        let kaiming = (2.0 / cin as f64).sqrt();
+        let layer = |shape: [usize; 2], deviation: f64| Linear {
+            weight: Param::new(init.normal(shape, deviation)),
+            bias: Param::new(Tensor::zeros([shape[0]])),
+        };
+        Attention { fc1: layer([hidden, cin], kaiming), fc2: layer([m, hidden], 0.01), gate, temperature }
+    }
+
+    /// The hidden width of `cin` channels at a ratio: ⌊ratio · Cin⌋, at least 1.
+    pub fn hidden_width(cin: usize, ratio: f64) -> usize {
+        ((cin as f64 * ratio).floor() as usize).max(1)
+    }
+
+    /// The multiply-accumulates of one sample: Cin·q + q·m.
+    pub fn macs(&self) -> usize {
+        self.fc1.weight.value.len() + self.fc2.weight.value.len()
+    }
+
+    /// The number of coefficients, m.
+    pub fn coefficients(&self) -> usize {
+        self.fc2.bias.value.len()
+    }
+}
+
+impl<T: Real> Module<T> for Attention<T> {
+    /// `x [N,Cin,H,W]` → `a [N,m]`.
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        let h = self.fc1.forward(cx, &x.global_avg_pool()?)?.relu();
+        let o = self.fc2.forward(cx, &h)?;
+        match self.gate {
+            Gate::Sigmoid => Ok(o.sigmoid()),
+            Gate::Softmax => o.softmax(self.temperature),
+        }
+    }
+}

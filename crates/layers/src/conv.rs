@@ -1,0 +1,43 @@
+//! The convolution layer.
+
+use gatefold_autograd::Var;
+use gatefold_tensor::kernels::conv::Geometry;
+use gatefold_tensor::{Real, Result, Tensor};
+
+use crate::{Cx, Init, Module, Param, SiteSpec, walk_fields};
+
+/// A convolution, (conv.1).
+#[derive(Debug, Clone)]
+pub struct Conv2d<T: Real> {
+    /// `[O, C/g, k, k]`, starts in U(±1/√fan_in).
+    pub weight: Param<T>,
+    /// `[O]`, starts in U(±1/√fan_in); absent where a batch norm follows.
+    pub bias: Option<Param<T>>,
+    /// Stride, padding, dilation and groups.
+    pub geometry: Geometry,
+}
+
+walk_fields!(Conv2d<T> { weight, bias });
+
+impl<T: Real> Conv2d<T> {
+    /// The convolution of a site, from `cin` to `cout` channels.
+    pub fn new(spec: &SiteSpec, bias: bool, init: &Init) -> Self {
+        let fan_in = spec.cin / spec.groups * spec.kernel * spec.kernel;
+        Conv2d {
+            weight: Param::new(init.uniform(spec.weight_shape(), fan_in)),
+            bias: bias.then(|| Param::new(init.uniform([spec.cout], fan_in))),
+            geometry: spec.geometry(),
+        }
+    }
+
+    /// With given values: what folding makes.
+    pub fn from_values(weight: Tensor<T>, bias: Option<Tensor<T>>, geometry: Geometry) -> Self {
+        Conv2d { weight: Param::new(weight), bias: bias.map(Param::new), geometry }
+    }
+}
+
+impl<T: Real> Module<T> for Conv2d<T> {
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        x.conv2d(&self.weight.var(cx), self.bias.as_ref().map(|b| b.var(cx)).as_ref(), &self.geometry)
+    }
+}

@@ -1,0 +1,128 @@
+//! Convolution sites: the places of a backbone where a convolution with its normalisation stands, and the systems that
+//! can stand there.
+//!
+//! A new system is one file here, one variant of [`ConvKind`] and one line in each of its two lists.
+
+mod folded;
+mod multi_layer;
+mod spec;
+mod static_conv;
+
+use gatefold_autograd::Var;
+use gatefold_tensor::{Error, Real, Result};
+use serde::{Deserialize, Serialize};
+
+pub use folded::{CompactDynamic, Evaluation, Folded, FoldedConv};
+pub use multi_layer::{BranchActivation, Form, MaConv, MdConv, MultiLayer};
+pub use spec::{Cost, SiteSpec};
+pub use static_conv::StaticConv;
+
+use crate::{Activation, Cx, Init, Walk};
+
+/// A convolution with its normalisation, in the place that a backbone declares.
+pub trait Site<T: Real>: Walk<T> {
+    /// The place: channels, kernel, stride, padding, dilation, groups.
+    fn spec(&self) -> &SiteSpec;
+
+    /// The normalised output, with the activation that follows it.
+    ///
+    /// # Shapes
+    /// `x [N,Cin,H,W]` → `[N,Cout,OH,OW]`.
+    /// # Errors
+    /// [`Error::Shape`] if `x` does not fit the place.
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>>;
+
+    /// What one sample of `[H, W]` positions costs.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the kernel is larger than the padded input.
+    fn cost(&self, input: [usize; 2]) -> Result<Cost>;
+}
+
+/// A site as it is trained; it folds into another type, if a fold exists.
+pub trait TrainedSite<T: Real>: Site<T> {
+    /// The folded site, by the running statistics. A pure function: this site is left alone.
+    ///
+    /// # Errors
+    /// [`FoldError::NotFoldable`] says why there is no fold.
+    fn fold(&self) -> Result<Folded<T>, FoldError>;
+}
+
+/// Why a site has no folded form.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum FoldError {
+    /// No fold exists.
+    #[error("{0}")]
+    NotFoldable(String),
+    /// A fold exists and failed.
+    #[error(transparent)]
+    Op(#[from] Error),
+}
+
+/// The kind of convolution at the replaceable sites of a backbone, with its options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum ConvKind {
+    /// A plain convolution and a batch norm.
+    Static(Static),
+    /// The paper's multi-layer asymmetric convolution.
+    MaConv(MaConv),
+    /// The paper's multi-layer dynamic convolution.
+    MdConv(MdConv),
+}
+
+/// The static convolution has no options.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Static {}
+
+impl ConvKind {
+    /// The names of all kinds, as the command line takes them.
+    pub const NAMES: &[&str] = &["static", "maconv", "mdconv"];
+
+    /// The kind of that name with its default options; `None` if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "static" => ConvKind::Static(Static {}),
+            "maconv" => ConvKind::MaConv(MaConv::default()),
+            "mdconv" => ConvKind::MdConv(MdConv::default()),
+            _ => return None,
+        })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            ConvKind::Static(_) => "static",
+            ConvKind::MaConv(_) => "maconv",
+            ConvKind::MdConv(_) => "mdconv",
+        }
+    }
+
+    /// A new site of this kind, or a static one where the place is not replaceable.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the options do not fit the place.
+    pub fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
+        spec.check()?;
+        Ok(match self {
+            ConvKind::MaConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::MdConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            _ => Box::new(StaticConv::new(spec, init)),
+        })
+    }
+}
+
+impl<T: Real, S: Site<T> + ?Sized> Site<T> for Box<S> {
+    fn spec(&self) -> &SiteSpec {
+        (**self).spec()
+    }
+
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
+        (**self).forward(cx, x, activation)
+    }
+
+    fn cost(&self, input: [usize; 2]) -> Result<Cost> {
+        (**self).cost(input)
+    }
+}

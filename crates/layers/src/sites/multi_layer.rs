@@ -1,0 +1,387 @@
+//! MAConv and MDConv, the paper's multi-layer convolutions: a k x k convolution to m channels and a 1 x 1 convolution
+//! behind it, beside the convolution that they replace. In MDConv an attention network weighs the m channels.
+//!
+//! ```text
+//! expanded           t = BN_1(W_1 * x),  u = a ⊙ t,  y = BN_b(W_b * x) + BN_2(W_2 * u)         (md.1)  paper 2.2
+//! expanded-bn-after  y = BN(W_b * x + W_2 * (a ⊙ (W_1 * x)))                                  (md.2)
+//! compact            y = BN((W_b + W_2 A W_1) * x)                                            (md.3)  paper 3, C1
+//! compact-bias       y = BN((W_b + W_2 A W_1) * x + b_b + W_2 A b_1 + b_2)                    (md.4)  paper 3, C2
+//! relu               u = ReLU(t) in (md.1) or (md.2)                                          (md.5)
+//! ```
+//! MAConv: A = I. (md.2) and (md.3) are the same function of the parameters. W_1 carries stride, padding and dilation.
+//!
+//! MAConv folds exactly to one convolution, MDConv to a compact dynamic site, (md.5) not at all.
+
+use gatefold_autograd::Var;
+use gatefold_tensor::kernels::compose::compose_kernels;
+use gatefold_tensor::{Error, Real, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::{CompactDynamic, Cost, FoldError, Folded, FoldedConv, Site, SiteSpec, TrainedSite};
+use crate::{Activation, Attention, BatchNorm2d, Conv2d, Cx, Gate, Init, Module, Walk, fold, walk_fields};
+
+/// The form in which a multi-layer convolution trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Every convolution with its batch norm, (md.1).
+    #[default]
+    Expanded,
+    /// One batch norm after the sum, (md.2).
+    ExpandedBnAfter,
+    /// One convolution with a composed kernel, (md.3).
+    Compact,
+    /// The same with a composed bias, (md.4).
+    CompactBias,
+}
+
+/// What stands between the two convolutions of the branch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BranchActivation {
+    /// The gate of MDConv, nothing in MAConv.
+    #[default]
+    Gate,
+    /// A ReLU, and no attention network, (md.5).
+    Relu,
+}
+
+/// The options of MAConv.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaConv {
+    /// Channels between the two convolutions.
+    pub m: usize,
+    /// Whether the replaced convolution stays beside the branch.
+    pub bypass: bool,
+    /// What stands between the two convolutions.
+    pub activation: BranchActivation,
+    /// The form of training.
+    pub form: Form,
+}
+
+/// The options of MDConv.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MdConv {
+    /// Channels between the two convolutions.
+    pub m: usize,
+    /// The function at the end of the attention network.
+    pub gate: Gate,
+    /// τ of the softmax gate.
+    pub temperature: f64,
+    /// Width of the attention network over the input channels.
+    pub hidden: f64,
+    /// Whether the replaced convolution stays beside the branch.
+    pub bypass: bool,
+    /// What stands between the two convolutions.
+    pub activation: BranchActivation,
+    /// The form of training.
+    pub form: Form,
+}
+
+impl Default for MaConv {
+    fn default() -> Self {
+        MaConv { m: 20, bypass: true, activation: BranchActivation::Gate, form: Form::Expanded }
+    }
+}
+
+impl Default for MdConv {
+    fn default() -> Self {
+        let MaConv { m, bypass, activation, form } = MaConv::default();
+        MdConv { m, gate: Gate::Sigmoid, temperature: 1.0, hidden: 0.25, bypass, activation, form }
+    }
+}
+
+impl MaConv {
+    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<MultiLayer<T>> {
+        MultiLayer::new(spec, self, None, init)
+    }
+}
+
+impl MdConv {
+    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<MultiLayer<T>> {
+        if !(self.hidden > 0.0 && self.hidden.is_finite()) {
+            return Err(Error::invalid("mdconv", format!("the hidden ratio {} is not positive", self.hidden)));
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return Err(Error::invalid("mdconv", format!("the temperature {} is not positive", self.temperature)));
+        }
+        let MdConv { m, bypass, activation, form, .. } = *self;
+        MultiLayer::new(spec, &MaConv { m, bypass, activation, form }, Some(self), init)
+    }
+}
+
+/// A convolution and the batch norm that may follow it.
+#[derive(Debug, Clone)]
+pub struct Bypass<T: Real> {
+    /// W_b, and b_b in (md.4).
+    pub conv: Conv2d<T>,
+    /// BN_b, in (md.1).
+    pub bn: Option<BatchNorm2d<T>>,
+}
+
+walk_fields!(Bypass<T> { conv, bn });
+
+/// The two convolutions in a row.
+#[derive(Debug, Clone)]
+pub struct Branch<T: Real> {
+    /// W_1 `[m, Cin/g, k, k]`, and b_1 in (md.4).
+    pub conv1: Conv2d<T>,
+    /// BN_1, in (md.1).
+    pub bn1: Option<BatchNorm2d<T>>,
+    /// W_2 `[Cout, m/g, 1, 1]`, and b_2 in (md.4).
+    pub conv2: Conv2d<T>,
+    /// BN_2, in (md.1).
+    pub bn2: Option<BatchNorm2d<T>>,
+}
+
+walk_fields!(Branch<T> { conv1, bn1, conv2, bn2 });
+
+/// A site of MAConv or MDConv.
+#[derive(Debug, Clone)]
+pub struct MultiLayer<T: Real> {
+    spec: SiteSpec,
+    form: Form,
+    activation: BranchActivation,
+    /// The replaced convolution.
+    pub bypass: Option<Bypass<T>>,
+    /// W_1 and W_2.
+    pub branch: Branch<T>,
+    /// a = F(x), of MDConv.
+    pub attention: Option<Attention<T>>,
+    /// BN after the sum, in (md.2) to (md.4).
+    pub bn: Option<BatchNorm2d<T>>,
+}
+
+walk_fields!(MultiLayer<T> { bypass, branch, attention, bn });
+
+impl<T: Real> MultiLayer<T> {
+    fn new(spec: SiteSpec, options: &MaConv, attention: Option<&MdConv>, init: &Init) -> Result<Self> {
+        let MaConv { m, bypass, activation, form } = *options;
+        if m == 0 || m % spec.groups != 0 {
+            let groups = spec.groups;
+            return Err(Error::invalid(
+                "multi-layer",
+                format!("m = {m} must be a positive multiple of {groups} groups"),
+            ));
+        }
+        let compact = matches!(form, Form::Compact | Form::CompactBias);
+        if compact && activation == BranchActivation::Relu {
+            let message = "with a ReLU between the two convolutions there is no compact form; use an expanded form";
+            return Err(Error::invalid("multi-layer", message));
+        }
+        let (bias, inner) = (form == Form::CompactBias, form == Form::Expanded);
+        let norm = |channels, wanted: bool| wanted.then(|| BatchNorm2d::new(channels));
+        let conv = |spec: &SiteSpec| Conv2d::new(spec, bias, init);
+        Ok(MultiLayer {
+            spec,
+            form,
+            activation,
+            bypass: bypass.then(|| Bypass { conv: conv(&spec), bn: norm(spec.cout, inner) }),
+            branch: Branch {
+                conv1: conv(&SiteSpec { cout: m, ..spec }),
+                bn1: norm(m, inner),
+                conv2: conv(&spec.second(m)),
+                bn2: norm(spec.cout, inner),
+            },
+            attention: attention.filter(|_| activation == BranchActivation::Gate).map(|options| {
+                let hidden = Attention::<T>::hidden_width(spec.cin, options.hidden);
+                Attention::new(spec.cin, hidden, m, options.gate, options.temperature, init)
+            }),
+            bn: norm(spec.cout, !inner),
+        })
+    }
+
+    /// (md.1) and (md.2) before the last batch norm.
+    fn expanded(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        let norm = |bn: &Option<BatchNorm2d<T>>, z: Var<T>| bn.as_ref().map_or(Ok(z.clone()), |bn| bn.forward(cx, &z));
+        // ANCHOR: expanded
+        let t = norm(&self.branch.bn1, self.branch.conv1.forward(cx, x)?)?;
+        let u = match (&self.attention, self.activation) {
+            (_, BranchActivation::Relu) => t.relu(),
+            (Some(attention), _) => {
+                let a = attention.forward(cx, x)?;
+                let [n, m] = a.value().dims("mdconv", "a")?;
+                t.mul(&a.reshape([n, m, 1, 1])?)?
+            }
+            (None, _) => t,
+        };
+        let y = norm(&self.branch.bn2, self.branch.conv2.forward(cx, &u)?)?;
+        match &self.bypass {
+            Some(bypass) => norm(&bypass.bn, bypass.conv.forward(cx, x)?)?.add(&y),
+            None => Ok(y),
+        }
+        // ANCHOR_END: expanded
+    }
+
+    /// (md.3) and (md.4) before the batch norm.
+    fn compact(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        let a = self.attention.as_ref().map(|attention| attention.forward(cx, x)).transpose()?;
+        let Branch { conv1, conv2, .. } = &self.branch;
+        let base = self.bypass.as_ref().map(|bypass| &bypass.conv);
+        let bias = match (&conv1.bias, &conv2.bias) {
+            (Some(b1), Some(b2)) => Some((
+                b1.var(cx),
+                match base.and_then(|conv| conv.bias.as_ref()) {
+                    Some(b) => b.var(cx).add(&b2.var(cx))?,
+                    None => b2.var(cx),
+                },
+            )),
+            _ => None,
+        };
+        generated_conv(
+            x,
+            a.as_ref(),
+            (base.map(|conv| conv.weight.var(cx)).as_ref(), &conv1.weight.var(cx), &conv2.weight.var(cx)),
+            bias.as_ref().map(|(b1, b)| (b1, b)),
+            &self.spec,
+        )
+    }
+
+    /// Kernels and biases with every batch norm folded in, (fold.1) and (fold.3).
+    fn parts(&self) -> Result<Parts<T>> {
+        let folded = |conv: &Conv2d<T>, bn: &Option<BatchNorm2d<T>>| match bn {
+            Some(bn) => fold::batch_norm(conv, bn),
+            None => Ok((conv.weight.value.clone(), fold::bias_or_zero(conv))),
+        };
+        let (w1, b1) = folded(&self.branch.conv1, &self.branch.bn1)?;
+        let (w2, mut b) = folded(&self.branch.conv2, &self.branch.bn2)?;
+        let mut parts = Parts { base: None, w1, b1, w2, b: b.clone() };
+        if let Some(bypass) = &self.bypass {
+            let (base, of_base) = folded(&bypass.conv, &bypass.bn)?;
+            b.zip_apply(&of_base, |b, of_base| *b += of_base)?;
+            parts = Parts { base: Some(base), b, ..parts };
+        }
+        if let Some(bn) = &self.bn {
+            let s = fold::scale(bn)?;
+            parts.base = parts.base.map(|base| fold::scale_kernels(&base, &s));
+            parts.w2 = fold::scale_kernels(&parts.w2, &s);
+            parts.b = fold::shift(bn, &parts.b)?;
+        }
+        Ok(parts)
+    }
+}
+
+/// The folded pieces of a site: `y = W_b' * x + W_2' A (W_1' * x + b_1') + b`.
+pub(super) struct Parts<T: Real> {
+    /// W_b'.
+    pub base: Option<Tensor<T>>,
+    /// W_1'.
+    pub w1: Tensor<T>,
+    /// b_1'.
+    pub b1: Tensor<T>,
+    /// W_2'.
+    pub w2: Tensor<T>,
+    /// b_b' + b_2'.
+    pub b: Tensor<T>,
+}
+
+/// One convolution with a composed kernel, per sample where `a` is given (paper 2.5): kernels `(W_b, W_1, W_2)`, biases
+/// `(b_1, b_b + b_2)`.
+pub(super) fn generated_conv<T: Real>(
+    x: &Var<T>,
+    a: Option<&Var<T>>,
+    (base, w1, w2): (Option<&Var<T>>, &Var<T>, &Var<T>),
+    bias: Option<(&Var<T>, &Var<T>)>,
+    spec: &SiteSpec,
+) -> Result<Var<T>> {
+    // ANCHOR: compact
+    let w = w1.compose_kernels(w2, a, base, spec.groups)?;
+    let b = match bias {
+        None => None,
+        Some((b1, b)) => {
+            let (b1, b) = (b1.reshape([b1.shape()[0], 1, 1, 1])?, b.reshape([spec.cout, 1, 1, 1])?);
+            let composed = b1.compose_kernels(w2, a, Some(&b), spec.groups)?;
+            Some(match a {
+                Some(a) => composed.reshape([a.shape()[0], spec.cout])?,
+                None => composed.reshape([spec.cout])?,
+            })
+        }
+    };
+    match a {
+        Some(_) => x.conv2d_per_sample(&w, b.as_ref(), &spec.geometry()),
+        None => x.conv2d(&w, b.as_ref(), &spec.geometry()),
+    }
+    // ANCHOR_END: compact
+}
+
+/// What composing one kernel costs (paper 2.9): `m·Cout·Cin·k² + 2·m·Cout`, divided among the groups.
+pub(super) fn compose_macs(spec: &SiteSpec, m: usize) -> usize {
+    let [o, i, k, _] = spec.weight_shape();
+    o * (m / spec.groups) * (i * k * k + 2)
+}
+
+/// What the two convolutions of the branch and the gate between them cost: `P·m·(Cin·k² + Cout + 1)`.
+pub(super) fn branch_macs(spec: &SiteSpec, m: usize, gated: bool, input: [usize; 2]) -> Result<usize> {
+    let output = spec.output(input)?;
+    let gate = if gated { output[0] * output[1] * m } else { 0 };
+    Ok(SiteSpec { cout: m, ..*spec }.macs(input)? + spec.second(m).macs(output)? + gate)
+}
+
+impl<T: Real> Site<T> for MultiLayer<T> {
+    fn spec(&self) -> &SiteSpec {
+        &self.spec
+    }
+
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
+        let y = match self.form {
+            Form::Expanded | Form::ExpandedBnAfter => self.expanded(cx, x)?,
+            Form::Compact | Form::CompactBias => self.compact(cx, x)?,
+        };
+        let y = match &self.bn {
+            Some(bn) => bn.forward(cx, &y)?,
+            None => y,
+        };
+        Ok(activation.apply(y))
+    }
+
+    fn cost(&self, input: [usize; 2]) -> Result<Cost> {
+        let (spec, m) = (&self.spec, self.branch.conv1.weight.value.shape()[0]);
+        let mut cost = Cost { parameters: self.parameters(), ..Cost::default() };
+        if let Some(attention) = &self.attention {
+            cost.macs += attention.macs();
+            cost.coefficients = m;
+        }
+        match self.form {
+            Form::Expanded | Form::ExpandedBnAfter => {
+                cost.macs += branch_macs(spec, m, self.attention.is_some(), input)?;
+                cost.macs += if self.bypass.is_some() { spec.macs(input)? } else { 0 };
+            }
+            Form::Compact | Form::CompactBias => {
+                cost.macs += compose_macs(spec, m) + spec.macs(input)?;
+                let bias = if self.form == Form::CompactBias { spec.cout } else { 0 };
+                cost.generated = self.branch_generates(bias);
+            }
+        }
+        Ok(cost)
+    }
+}
+
+impl<T: Real> MultiLayer<T> {
+    fn branch_generates(&self, bias: usize) -> usize {
+        let kernel: usize = self.spec.weight_shape().iter().product();
+        if self.attention.is_some() { kernel + bias } else { 0 }
+    }
+}
+
+impl<T: Real> TrainedSite<T> for MultiLayer<T> {
+    fn fold(&self) -> Result<Folded<T>, FoldError> {
+        if self.activation == BranchActivation::Relu {
+            let why =
+                "the ReLU between the two convolutions of the branch is not linear, so they are no one convolution";
+            return Err(FoldError::NotFoldable(why.to_owned()));
+        }
+        let parts = self.parts()?;
+        match &self.attention {
+            Some(attention) => Ok(Folded::Dynamic(CompactDynamic::new(self.spec, parts, attention.clone()))),
+            None => {
+                // (fold.2)
+                let w = compose_kernels(parts.base.as_ref(), &parts.w2, None, &parts.w1, self.spec.groups)?;
+                let mut b = parts.b;
+                b.zip_apply(&fold::bias_through(&parts.w2, &parts.b1, self.spec.groups)?, |b, through| *b += through)?;
+                Ok(Folded::Conv(FoldedConv::new(self.spec, w, b)))
+            }
+        }
+    }
+}
