@@ -21,7 +21,9 @@ def read(data_dir: Path, files: list[str]) -> tuple[Tensor, Tensor]:
             raise ValueError(f"{data_dir / FOLDER / name}: {raw.size} bytes are no whole number of records of {RECORD}")
         records.append(raw.reshape(-1, RECORD))
     records = np.concatenate(records)
-    return torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy()), torch.from_numpy(records[:, 0].astype(np.int64))
+    return torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy()), torch.from_numpy(
+        records[:, 0].astype(np.int64)
+    )
 
 
 def normalisation(images: Tensor) -> tuple[Tensor, Tensor]:

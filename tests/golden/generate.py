@@ -60,7 +60,7 @@ class Cases:
         self.tensors |= {f"{case}/{name}": v.detach().clone().contiguous() for name, v in results.items()}
 
     def differentiate(self, case: str, geometry: dict, f, inputs: dict[str, Tensor]) -> None:
-        """Puts the inputs and a random dy, and what comes out: y and the gradient d<name> of sum(dy * y) by each input."""
+        """Puts the inputs and a random dy; y and, for each input, the gradient d<name> of sum(dy * y)."""
         inputs = {name: v.float().double().requires_grad_() for name, v in inputs.items()}
         y = f(*inputs.values())
         dy = Random(f"{case}/dy").normal(*y.shape)
@@ -186,7 +186,12 @@ def dense(out: Cases) -> None:
     extreme = torch.tensor([-800.0, -100.0, -40.0, 0.0, 40.0, 100.0, 800.0], dtype=torch.float64).reshape(1, 7)
     out.differentiate("sigmoid/extreme", {}, torch.sigmoid, {"x": extreme})
 
-    for name, temperature, scale in (("plain", 1.0, 1.0), ("temperature30", 30.0, 5.0), ("cold", 0.25, 1.0), ("large", 1.0, 500.0)):
+    for name, temperature, scale in (
+        ("plain", 1.0, 1.0),
+        ("temperature30", 30.0, 5.0),
+        ("cold", 0.25, 1.0),
+        ("large", 1.0, 500.0),
+    ):
         r = Random(f"softmax/{name}")
         x = {"x": r.normal(3, 7) * scale}
         f = lambda x: (x / temperature).softmax(dim=1)
@@ -289,7 +294,7 @@ def sites(out: Cases) -> None:
 
 def same(what: str, a: Tensor, b: Tensor) -> None:
     """Two ways to compute one thing agree; a check of the oracle itself."""
-    if (a - b).abs().max() > 1e-11 * b.abs().max().clamp(min=1):
+    if not (a - b).abs().max() <= 1e-11 * b.abs().max().clamp(min=1):
         raise SystemExit(f"the oracle contradicts itself: {what} differ by {(a - b).abs().max():.2e}")
 
 
@@ -330,7 +335,7 @@ def differences(path: Path, tensors: dict[str, Tensor]) -> list[str]:
         a, b = stored[k], tensors[k]
         if a.shape != b.shape or a.dtype != b.dtype:
             found.append(f"{path.name}: `{k}` is {a.dtype} {list(a.shape)}, now {b.dtype} {list(b.shape)}")
-        elif (a.double() - b.double()).abs().max() > TOLERANCE * b.double().abs().max().clamp(min=1e-2):
+        elif not (a.double() - b.double()).abs().max() <= TOLERANCE * b.double().abs().max().clamp(min=1e-2):
             found.append(f"{path.name}: `{k}` differs by {(a.double() - b.double()).abs().max():.2e}")
     return found
 

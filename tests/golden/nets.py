@@ -14,7 +14,6 @@ import argparse
 import math
 from dataclasses import dataclass, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -174,7 +173,9 @@ class Layered(nn.Module):
     def kernel(self, a: Tensor) -> tuple[Tensor, Tensor | None]:
         """W_b + W_2 A W_1 as [n, Cout, Cin/g, k, k] and b_b + W_2 A b_1 + b_2 as [n, Cout], one for each row of `a`."""
         site, g, n = self.site, self.site.groups, a.shape[0]
-        w2a = self.branch.conv2.weight.reshape(g, site.cout // g, -1) * a.view(n, g, 1, -1)  # A scales the columns of W_2
+        w2a = self.branch.conv2.weight.reshape(g, site.cout // g, -1) * a.view(
+            n, g, 1, -1
+        )  # A scales the columns of W_2
         w = (w2a @ self.branch.conv1.weight.reshape(g, self.options.m // g, -1)).view(n, site.cout, -1, site.k, site.k)
         if self.options.bypass:
             w = w + self.bypass.conv.weight
@@ -290,12 +291,12 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=default.temperature, help="of the softmax (default 1)")
     parser.add_argument("--hidden", type=float, default=default.hidden, help="attention width / Cin (default 0.25)")
     parser.add_argument("--no-bypass", dest="bypass", action="store_false", help="leave the static branch out")
-    parser.add_argument("--activation", choices=ACTIVATIONS, default=default.activation, help="`relu`: in place of the gate")
+    parser.add_argument(
+        "--activation", choices=ACTIVATIONS, default=default.activation, help="`relu`: in place of the gate"
+    )
 
 
 def network(args: argparse.Namespace) -> SmallNet:
     """The SmallNet that the options of `add_network_arguments` describe, with initial values from torch's generator."""
-    options = Conv(
-        args.conv, args.form, args.m, args.gate, args.temperature, args.hidden, args.bypass, args.activation
-    )
+    options = Conv(args.conv, args.form, args.m, args.gate, args.temperature, args.hidden, args.bypass, args.activation)
     return SmallNet(options, args.width, args.classes)

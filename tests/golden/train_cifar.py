@@ -78,9 +78,7 @@ def main() -> None:
 
     net = nets.network(args).to(memory_format=torch.channels_last)
     step_net = torch.compile(net) if args.compile else net
-    optimiser = torch.optim.SGD(
-        net.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay
-    )
+    optimiser = torch.optim.SGD(net.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     generator = torch.Generator().manual_seed(args.seed)
     run = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("data_dir", "out")}
     run |= {"torch": torch.__version__, "parameters": sum(p.numel() for p in net.parameters())}
@@ -105,12 +103,14 @@ def main() -> None:
             total += loss.item() * index.numel()
         seconds = time.perf_counter() - begin
         top1 = accuracy(net, test_images, test_labels)
-        report({
-            "epoch": epoch,
-            "loss": total / len(labels),
-            "test_accuracy": top1,
-            "images_per_second": round(len(labels) / seconds, 1),
-        })
+        report(
+            {
+                "epoch": epoch,
+                "loss": total / len(labels),
+                "test_accuracy": top1,
+                "images_per_second": round(len(labels) / seconds, 1),
+            }
+        )
         if not math.isfinite(total):
             raise SystemExit("diverged: the loss is not finite")
     report({"final": True, "test_accuracy": top1, "seconds": round(time.perf_counter() - start, 1)})
