@@ -182,6 +182,26 @@ mod tests {
         }
     }
 
+    /// Many results cut into chunks, many terms cut into pieces, and results too large for a copy a piece.
+    #[test]
+    fn large_sums_are_the_definition() {
+        for shape in [[30, 2000, 3], [2000, 2, 40], [3, 2, 80_000], [50, 3000, 1]] {
+            let x = randn::<f64>(shape, 1);
+            for axis in 0..3 {
+                let mut kept = shape;
+                kept[axis] = 1;
+                let mut expected = Tensor::<f64>::zeros(kept);
+                let strides = Shape::from(kept).strides();
+                for (i, &x) in x.view().indexed_iter() {
+                    let offset: usize =
+                        (0..3).filter(|&other| other != axis).map(|other| i[other] * strides[other]).sum();
+                    expected.as_mut_slice()[offset] += x;
+                }
+                assert_close(&format!("{shape:?} {axis}"), &sum(&x, &[axis], true).unwrap(), &expected, 1e-12);
+            }
+        }
+    }
+
     #[test]
     fn expand_is_the_backward() {
         let x = randn::<f64>([2, 3, 2, 4], 1);

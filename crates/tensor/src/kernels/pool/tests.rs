@@ -36,7 +36,11 @@ fn windows_are_the_definition() {
 fn the_global_mean_is_the_definition() {
     for shape in [[2, 3, 5, 4], [1, 1, 1, 1], [0, 3, 2, 2], [2, 0, 3, 3], [3, 70, 30, 31]] {
         let x = randn::<f32>(shape, 1);
-        assert_close(&format!("{shape:?}"), &global_avg_pool(&x).unwrap(), &reference::global_avg_pool(&x), 1e-5);
+        let y = global_avg_pool(&x).unwrap();
+        assert_close(&format!("{shape:?}"), &y, &reference::global_avg_pool(&x), 1e-5);
+        let dx = global_avg_pool_backward(x.shape(), &y).unwrap();
+        let expected = Tensor::from_fn(shape, |i| y.view()[[i[0], i[1]]] / (shape[2] * shape[3]) as f32);
+        assert_close(&format!("{shape:?}"), &dx, &expected, 0.0);
     }
 }
 
