@@ -30,7 +30,7 @@ pub struct Attention<T: Real> {
     pub temperature: f64,
 }
 
-walk_fields!(Attention<T> { fc1, fc2 });
+walk_fields!(impl<T> Attention<T> { fc1, fc2 });
 
 impl<T: Real> Attention<T> {
     /// From `cin` channels over `hidden` values to `m` coefficients.

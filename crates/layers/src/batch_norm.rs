@@ -25,7 +25,7 @@ pub struct BatchNorm2d<T: Real> {
     pub momentum: f64,
 }
 
-walk_fields!(BatchNorm2d<T> { weight, bias, running_mean, running_var });
+walk_fields!(impl<T> BatchNorm2d<T> { weight, bias, running_mean, running_var });
 
 impl<T: Real> BatchNorm2d<T> {
     /// Of `channels` channels.

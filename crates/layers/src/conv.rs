@@ -17,7 +17,7 @@ pub struct Conv2d<T: Real> {
     pub geometry: Geometry,
 }
 
-walk_fields!(Conv2d<T> { weight, bias });
+walk_fields!(impl<T> Conv2d<T> { weight, bias });
 
 impl<T: Real> Conv2d<T> {
     /// The convolution of a site, from `cin` to `cout` channels.

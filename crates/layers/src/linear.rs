@@ -15,7 +15,7 @@ pub struct Linear<T: Real> {
     pub bias: Param<T>,
 }
 
-walk_fields!(Linear<T> { weight, bias });
+walk_fields!(impl<T> Linear<T> { weight, bias });
 
 impl<T: Real> Linear<T> {
     /// From `inputs` to `outputs` values.

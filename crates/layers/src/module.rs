@@ -203,17 +203,19 @@ impl<T: Real, M: Walk<T> + ?Sized> Walk<T> for Box<M> {
     }
 }
 
-/// Implements [`Walk`] for a struct: the names of the given fields become the keys. A second list of type parameters
-/// bounds them: `walk_fields!(Block<T, S: Walk<T>> { pointwise, depthwise })`.
+/// Implements [`Walk`] for a struct: the names of the given fields become the keys.
+///
+/// `walk_fields!(impl<T> Linear<T> { weight, bias })`; more type parameters come with their bounds,
+/// `walk_fields!(impl<T, S: Walk<T>> Block<S> { pointwise, depthwise })`.
 #[macro_export]
 macro_rules! walk_fields {
-    ($module:ident<T $(, $p:ident : $bound:path)*> { $($field:ident),+ $(,)? }) => {
-        impl<T: gatefold_tensor::Real $(, $p: $bound)*> $crate::Walk<T> for $module<T $(, $p)*> {
-            fn walk<'a>(&'a self, prefix: &str, visit: &mut dyn FnMut(&str, $crate::Entry<'a, T>)) {
+    (impl<$t:ident $(, $p:ident : $bound:path)*> $module:ty { $($field:ident),+ $(,)? }) => {
+        impl<$t: gatefold_tensor::Real $(, $p: $bound)*> $crate::Walk<$t> for $module {
+            fn walk<'a>(&'a self, prefix: &str, visit: &mut dyn FnMut(&str, $crate::Entry<'a, $t>)) {
                 $($crate::Walk::walk(&self.$field, &$crate::join(prefix, stringify!($field)), visit);)+
             }
 
-            fn walk_mut<'a>(&'a mut self, prefix: &str, visit: &mut dyn FnMut(&str, $crate::EntryMut<'a, T>)) {
+            fn walk_mut<'a>(&'a mut self, prefix: &str, visit: &mut dyn FnMut(&str, $crate::EntryMut<'a, $t>)) {
                 $($crate::Walk::walk_mut(&mut self.$field, &$crate::join(prefix, stringify!($field)), visit);)+
             }
         }

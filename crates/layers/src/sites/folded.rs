@@ -25,7 +25,7 @@ pub struct FoldedConv<T: Real> {
     pub conv: Conv2d<T>,
 }
 
-walk_fields!(FoldedConv<T> { conv });
+walk_fields!(impl<T> FoldedConv<T> { conv });
 
 impl<T: Real> FoldedConv<T> {
     pub(crate) fn new(spec: SiteSpec, w: Tensor<T>, b: Tensor<T>) -> Self {
@@ -74,7 +74,7 @@ pub struct CompactDynamic<T: Real> {
     pub attention: Attention<T>,
 }
 
-walk_fields!(CompactDynamic<T> { bypass, branch, attention });
+walk_fields!(impl<T> CompactDynamic<T> { bypass, branch, attention });
 
 /// The folded bypass.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ pub struct FoldedBypass<T: Real> {
     pub conv: Conv2d<T>,
 }
 
-walk_fields!(FoldedBypass<T> { conv });
+walk_fields!(impl<T> FoldedBypass<T> { conv });
 
 /// The folded branch.
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ pub struct FoldedBranch<T: Real> {
     pub conv2: Conv2d<T>,
 }
 
-walk_fields!(FoldedBranch<T> { conv1, conv2 });
+walk_fields!(impl<T> FoldedBranch<T> { conv1, conv2 });
 
 impl<T: Real> CompactDynamic<T> {
     pub(super) fn new(spec: SiteSpec, parts: Parts<T>, attention: Attention<T>) -> Self {

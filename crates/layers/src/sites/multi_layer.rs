@@ -121,7 +121,7 @@ pub struct Bypass<T: Real> {
     pub bn: Option<BatchNorm2d<T>>,
 }
 
-walk_fields!(Bypass<T> { conv, bn });
+walk_fields!(impl<T> Bypass<T> { conv, bn });
 
 /// The two convolutions in a row.
 #[derive(Debug, Clone)]
@@ -136,7 +136,7 @@ pub struct Branch<T: Real> {
     pub bn2: Option<BatchNorm2d<T>>,
 }
 
-walk_fields!(Branch<T> { conv1, bn1, conv2, bn2 });
+walk_fields!(impl<T> Branch<T> { conv1, bn1, conv2, bn2 });
 
 /// A site of MAConv or MDConv.
 #[derive(Debug, Clone)]
@@ -154,7 +154,7 @@ pub struct MultiLayer<T: Real> {
     pub bn: Option<BatchNorm2d<T>>,
 }
 
-walk_fields!(MultiLayer<T> { bypass, branch, attention, bn });
+walk_fields!(impl<T> MultiLayer<T> { bypass, branch, attention, bn });
 
 impl<T: Real> MultiLayer<T> {
     fn new(spec: SiteSpec, options: &MaConv, attention: Option<&MdConv>, init: &Init) -> Result<Self> {

@@ -1,5 +1,6 @@
 //! What a backbone says of a site, and what a site costs.
 
+use std::fmt;
 use std::ops::AddAssign;
 
 use gatefold_tensor::kernels::conv::Geometry;
@@ -87,6 +88,26 @@ impl SiteSpec {
         }
         if cin % groups != 0 || cout % groups != 0 {
             return Err(Error::invalid("site", format!("{groups} groups do not divide {cin} -> {cout} channels")));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SiteSpec {
+    /// `3x3 16 -> 32, stride 2`, with whatever else is not the default.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SiteSpec { cin, cout, kernel, stride, dilation, groups, .. } = *self;
+        write!(f, "{kernel}x{kernel} {cin} -> {cout}")?;
+        if groups > 1 && groups == cin && groups == cout {
+            f.write_str(", depthwise")?;
+        } else if groups > 1 {
+            write!(f, ", {groups} groups")?;
+        }
+        if stride > 1 {
+            write!(f, ", stride {stride}")?;
+        }
+        if dilation > 1 {
+            write!(f, ", dilation {dilation}")?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ pub struct StaticConv<T: Real> {
     pub bn: BatchNorm2d<T>,
 }
 
-walk_fields!(StaticConv<T> { conv, bn });
+walk_fields!(impl<T> StaticConv<T> { conv, bn });
 
 impl<T: Real> StaticConv<T> {
     /// For the place `spec`.
