@@ -1,1 +1,15 @@
-//! placeholder
+//! Backbones, generic in their convolution sites; what they cost; and the files they live in.
+
+mod description;
+pub mod file;
+mod model;
+mod network;
+mod small_net;
+mod summary;
+
+pub use description::{Backbone, Description, Normalisation};
+pub use file::{FileError, Stored};
+pub use model::Model;
+pub use network::{LayerCost, Network, NotFoldable};
+pub use small_net::SmallNet;
+pub use summary::{Row, Summary};

@@ -99,6 +99,18 @@ impl ConvKind {
         }
     }
 
+    /// Checks the options that no place can make right.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            ConvKind::Static(_) => Ok(()),
+            ConvKind::MaConv(options) => options.check(),
+            ConvKind::MdConv(options) => options.check(),
+        }
+    }
+
     /// A new site of this kind, or a static one where the place is not replaceable.
     ///
     /// # Errors

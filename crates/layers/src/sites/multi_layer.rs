@@ -93,22 +93,48 @@ impl Default for MdConv {
     }
 }
 
+/// More channels than this are nobody's branch; a file could ask for any number.
+const MAX_M: usize = 65_536;
+
 impl MaConv {
+    pub(super) fn check(&self) -> Result<(), String> {
+        let MaConv { m, activation, form, .. } = *self;
+        if !(1..=MAX_M).contains(&m) {
+            return Err(format!("m = {m} is not in 1 ..= {MAX_M}"));
+        }
+        if matches!(form, Form::Compact | Form::CompactBias) && activation == BranchActivation::Relu {
+            return Err(
+                "with a ReLU between the two convolutions there is no compact form; use an expanded form".to_owned()
+            );
+        }
+        Ok(())
+    }
+
     pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<MultiLayer<T>> {
+        self.check().map_err(|why| Error::invalid("maconv", why))?;
         MultiLayer::new(spec, self, None, init)
     }
 }
 
 impl MdConv {
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<MultiLayer<T>> {
-        if !(self.hidden > 0.0 && self.hidden.is_finite()) {
-            return Err(Error::invalid("mdconv", format!("the hidden ratio {} is not positive", self.hidden)));
+    fn branch(&self) -> MaConv {
+        let MdConv { m, bypass, activation, form, .. } = *self;
+        MaConv { m, bypass, activation, form }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !(self.hidden > 0.0 && self.hidden <= 1024.0) {
+            return Err(format!("the hidden ratio {} is not in (0, 1024]", self.hidden));
         }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(Error::invalid("mdconv", format!("the temperature {} is not positive", self.temperature)));
+            return Err(format!("the temperature {} is not positive and finite", self.temperature));
         }
-        let MdConv { m, bypass, activation, form, .. } = *self;
-        MultiLayer::new(spec, &MaConv { m, bypass, activation, form }, Some(self), init)
+        self.branch().check()
+    }
+
+    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<MultiLayer<T>> {
+        self.check().map_err(|why| Error::invalid("mdconv", why))?;
+        MultiLayer::new(spec, &self.branch(), Some(self), init)
     }
 }
 
@@ -159,17 +185,9 @@ walk_fields!(impl<T> MultiLayer<T> { bypass, branch, attention, bn });
 impl<T: Real> MultiLayer<T> {
     fn new(spec: SiteSpec, options: &MaConv, attention: Option<&MdConv>, init: &Init) -> Result<Self> {
         let MaConv { m, bypass, activation, form } = *options;
-        if m == 0 || m % spec.groups != 0 {
+        if m % spec.groups != 0 {
             let groups = spec.groups;
-            return Err(Error::invalid(
-                "multi-layer",
-                format!("m = {m} must be a positive multiple of {groups} groups"),
-            ));
-        }
-        let compact = matches!(form, Form::Compact | Form::CompactBias);
-        if compact && activation == BranchActivation::Relu {
-            let message = "with a ReLU between the two convolutions there is no compact form; use an expanded form";
-            return Err(Error::invalid("multi-layer", message));
+            return Err(Error::invalid("multi-layer", format!("m = {m} must be a multiple of {groups} groups")));
         }
         let (bias, inner) = (form == Form::CompactBias, form == Form::Expanded);
         let norm = |channels, wanted: bool| wanted.then(|| BatchNorm2d::new(channels));

@@ -1,0 +1,85 @@
+//! What a model file says of itself, so that every command can rebuild the network without a flag.
+
+use gatefold_layers::ConvKind;
+use serde::{Deserialize, Serialize};
+
+/// A backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backbone {
+    /// [`SmallNet`](crate::SmallNet).
+    SmallNet,
+}
+
+impl Backbone {
+    /// The names of all backbones, as the command line takes them.
+    pub const NAMES: &[&str] = &["smallnet"];
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backbone::SmallNet => "smallnet",
+        }
+    }
+}
+
+/// How an image becomes an input: `(pixel/maximum − mean)/std`, per channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalisation {
+    /// The largest value of a pixel.
+    pub maximum: u8,
+    /// Mean of each channel.
+    pub mean: Vec<f64>,
+    /// Population deviation of each channel; 0 of a constant one, which is only shifted.
+    pub std: Vec<f64>,
+}
+
+/// Everything needed to rebuild a network and to feed it, but its weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// The backbone.
+    pub backbone: Backbone,
+    /// The width multiplier.
+    pub width: f64,
+    /// The kind of convolution at the replaceable sites.
+    pub conv: ConvKind,
+    /// Whether the sites are folded.
+    pub folded: bool,
+    /// `[C, H, W]` of an image.
+    pub input: [usize; 3],
+    /// The name of each class.
+    pub classes: Vec<String>,
+    /// The data set it was trained on.
+    pub dataset: String,
+    /// How an image becomes an input.
+    pub normalisation: Normalisation,
+}
+
+impl Description {
+    /// A JSON value whose keys are sorted.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a description is plain data")
+    }
+
+    /// Checks what the types do not: sizes that a file could set to nonsense.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let [c, h, w] = self.input;
+        let side = |extent: usize| (1..=4096).contains(&extent);
+        if !(1..=1024).contains(&c) || !side(h) || !side(w) {
+            return Err(format!("an input of {c} x {h} x {w}"));
+        }
+        if self.classes.is_empty() || self.classes.len() > 100_000 {
+            return Err(format!("{} classes", self.classes.len()));
+        }
+        if !(self.width > 0.0 && self.width <= 64.0) {
+            return Err(format!("a width of {}", self.width));
+        }
+        let Normalisation { maximum, mean, std } = &self.normalisation;
+        if mean.len() != c || std.len() != c || *maximum == 0 {
+            return Err(format!("{} means and {} deviations for {c} channels", mean.len(), std.len()));
+        }
+        self.conv.check()
+    }
+}
