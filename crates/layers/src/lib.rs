@@ -28,4 +28,6 @@ pub use init::Init;
 pub use linear::Linear;
 pub use module::{Entry, EntryMut, LoadError, Module, Walk, join};
 pub use param::{Buffer, Id, Param};
-pub use sites::{ConvKind, Cost, FoldError, Folded, Site, SiteSpec, TrainedSite};
+pub use sites::{
+    BranchActivation, ConvKind, Cost, Evaluation, FoldError, Folded, Form, MaConv, MdConv, Site, SiteSpec, TrainedSite,
+};
