@@ -10,6 +10,9 @@
 //! G is the gradient of the composed kernels. In matrices, for each group: `W = W_b + W_2·A·W_1`, the diagonal A
 //! multiplied into the columns of W_2, so that a sample costs one small product.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -103,13 +106,23 @@ impl Sizes {
     }
 
     /// Checks an argument with the shape of one sample's kernels.
-    fn check_base<T: Real>(&self, op: &'static str, base: &Tensor<T>) -> Result<()> {
+    pub fn check_base<T: Real>(&self, op: &'static str, base: &Tensor<T>) -> Result<()> {
         let [i, kh, kw] = self.kernel;
         let expected = [self.o, i, kh, kw];
         if base.shape()[..] == expected {
             Ok(())
         } else {
             Err(Error::shape(op, "base", format!("{expected:?}"), base.shape()))
+        }
+    }
+
+    /// Checks the gradient of the composed kernels.
+    pub fn check_dw<T: Real>(&self, op: &'static str, dw: &Tensor<T>) -> Result<()> {
+        let expected = self.composed();
+        if dw.shape()[..] == expected {
+            Ok(())
+        } else {
+            Err(Error::shape(op, "dw", format!("{expected:?}"), dw.shape()))
         }
     }
 
@@ -149,7 +162,7 @@ impl Sizes {
 }
 
 /// Sample n's gates.
-fn gates<'a, T: Real>(a: Option<&'a Tensor<T>>, n: usize, m: usize) -> Option<&'a [T]> {
+fn gates<T: Real>(a: Option<&Tensor<T>>, n: usize, m: usize) -> Option<&[T]> {
     a.map(|a| &a.as_slice()[n * m..][..m])
 }
 
@@ -205,9 +218,7 @@ pub fn compose_kernels_backward<T: Real>(
 ) -> Result<ComposeGrads<T>> {
     const OP: &str = "compose_kernels_backward";
     let s = Sizes::check(OP, w2, a, w1, groups)?;
-    if dw.shape()[..] != s.composed() {
-        return Err(Error::shape(OP, "dw", format!("{:?}", s.composed()), dw.shape()));
-    }
+    s.check_dw(OP, dw)?;
     let want = ComposeWant { a: want.a && a.is_some(), ..want };
     let of_samples = |samples: Range<usize>| {
         let mut sums = Sums::zeros(&s, want);
@@ -279,12 +290,14 @@ impl<T: Real> Sums<T> {
         for (o, (q, w2)) in q.chunks_exact(s.mg()).zip(w2.chunks_exact(s.mg())).enumerate() {
             let j = o / s.og() * s.mg(); // the first intermediate channel of o's group
             if want.a {
-                self.da[first + j..].iter_mut().zip(w2).zip(q).for_each(|((da, &w2), &q)| *da += w2 * q); // (compose.5)
+                // (compose.5)
+                self.da[first + j..].iter_mut().zip(w2).zip(q).for_each(|((da, &w2), &q)| *da += w2 * q);
             }
             if want.w2 {
                 let dw2 = &mut self.dw2[o * s.mg()..][..s.mg()];
                 match a {
-                    Some(a) => dw2.iter_mut().zip(&a[j..]).zip(q).for_each(|((dw2, &a), &q)| *dw2 += a * q), // (compose.4)
+                    // (compose.4)
+                    Some(a) => dw2.iter_mut().zip(&a[j..]).zip(q).for_each(|((dw2, &a), &q)| *dw2 += a * q),
                     None => add(dw2, q),
                 }
             }

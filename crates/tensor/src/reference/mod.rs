@@ -3,7 +3,9 @@
 pub mod activation;
 pub mod batch_norm;
 pub mod broadcast;
+pub mod compose;
 pub mod concat;
+pub mod conv;
 pub mod cross_entropy;
 pub mod linear;
 pub mod matmul;

@@ -98,7 +98,8 @@ pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mu
     }
 }
 
-/// (conv.3) `dcols = dy · W`, scattered and added to `dx`, zero before; `images` are whole images, for patches overlap inside one.
+/// (conv.3) `dcols = dy · W`, scattered and added to `dx`, zero before; `images` are whole images, for patches overlap
+/// inside one.
 pub fn grad_x<T: Real>(s: &Sizes, dy: &[T], w: &[T], images: Range<usize>, dx: &mut [T], scratch: &mut Vec<T>) {
     let before = images.start * s.h * s.w * s.c;
     for rows in tiles(s, images.start * s.oh..images.end * s.oh) {

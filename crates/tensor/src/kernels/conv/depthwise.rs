@@ -70,8 +70,8 @@ pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mu
     }
 }
 
-/// (conv.3) added to `dx`, zero before, for input rows `rows` of the batch: each row gathers from the output rows above it, so no
-/// two tasks write the same element. `w` is tap-major.
+/// (conv.3) added to `dx`, zero before, for input rows `rows` of the batch: each row gathers from the output rows that
+/// read it, so no two tasks write the same element. `w` is tap-major.
 pub fn grad_x<T: Real>(s: &Sizes, dy: &[T], w: &[T], rows: Range<usize>, dx: &mut [T]) {
     let (c, step, reaches) = (s.c, s.geo.stride[1] * s.c, reaches(s));
     for (row, dx) in rows.zip(dx.chunks_exact_mut(s.w * c)) {

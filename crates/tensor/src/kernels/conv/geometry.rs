@@ -115,7 +115,8 @@ impl Sizes {
         }
         let Some([oh, ow]) = geo.output(h, w, kh, kw) else {
             let message = format!(
-                "a {kh}x{kw} kernel with dilation {dilation:?} is larger than the {h}x{w} image with padding {padding:?}"
+                "a {kh}x{kw} kernel with dilation {dilation:?} is larger than the {h}x{w} image \
+                 with padding {padding:?}"
             );
             return Err(Error::invalid(op, message));
         };

@@ -76,7 +76,7 @@ impl Plan {
     /// (conv.2): `dW` in memory order, summed over the batch or one for each sample.
     pub fn grad_w<T: Real>(&self, x: &[T], dy: &[T]) -> Vec<T> {
         let s = &self.s;
-        let add = |rows: Range<usize>, dw: &mut [T], scratch: &mut Vec<T>| match self.path {
+        let accumulate = |rows: Range<usize>, dw: &mut [T], scratch: &mut Vec<T>| match self.path {
             Path::Pointwise => pointwise::grad_w(s, x, dy, rows, dw),
             Path::Depthwise => depthwise::grad_w(s, x, dy, rows, dw),
             Path::Columns => columns::grad_w(s, x, dy, rows, dw, scratch),
@@ -85,7 +85,7 @@ impl Plan {
             let mut dw = vec![T::zero(); s.n * s.weights()];
             dw.par_chunks_mut(s.weights())
                 .enumerate()
-                .for_each_init(Vec::new, |scratch, (n, dw)| add(n * s.oh..(n + 1) * s.oh, dw, scratch));
+                .for_each_init(Vec::new, |scratch, (n, dw)| accumulate(n * s.oh..(n + 1) * s.oh, dw, scratch));
             dw
         } else {
             let rows = s.n * s.oh;
@@ -93,10 +93,10 @@ impl Plan {
             let parts = (rows * s.ow).div_ceil(PIXELS).min(at_most);
             let sum = |part: Range<usize>| {
                 let mut dw = vec![T::zero(); s.weights()];
-                add(rows * part.start / parts..rows * part.end / parts, &mut dw, &mut Vec::new());
+                accumulate(rows * part.start / parts..rows * part.end / parts, &mut dw, &mut Vec::new());
                 dw
             };
-            sum_pieces(parts, sum, add_to).unwrap_or_else(|| vec![T::zero(); s.weights()])
+            sum_pieces(parts, sum, |sum, part| add(sum, &part)).unwrap_or_else(|| vec![T::zero(); s.weights()])
         };
         if self.path == Path::Depthwise { depthwise::channel_major(s, &dw) } else { dw }
     }
@@ -126,7 +126,7 @@ impl Plan {
         let s = &self.s;
         let of_sample = |n: usize| {
             let mut sum = vec![T::zero(); s.o];
-            dy[n * s.oh * s.ow * s.o..][..s.oh * s.ow * s.o].chunks_exact(s.o).for_each(|dy| add_slice(&mut sum, dy));
+            dy[n * s.oh * s.ow * s.o..][..s.oh * s.ow * s.o].chunks_exact(s.o).for_each(|dy| add(&mut sum, dy));
             sum
         };
         if s.per_sample {
@@ -134,10 +134,10 @@ impl Plan {
         }
         let of_samples = |samples: Range<usize>| {
             let mut sum = vec![T::zero(); s.o];
-            samples.for_each(|n| add_slice(&mut sum, &of_sample(n)));
+            samples.for_each(|n| add(&mut sum, &of_sample(n)));
             sum
         };
-        sum_pieces(s.n, of_samples, add_to).unwrap_or_else(|| vec![T::zero(); s.o])
+        sum_pieces(s.n, of_samples, |sum, part| add(sum, &part)).unwrap_or_else(|| vec![T::zero(); s.o])
     }
 
     /// The kernels in the order in which the path reads them.
@@ -159,10 +159,7 @@ fn part(task: usize, task_rows: usize, rows: usize) -> Range<usize> {
     task * task_rows..((task + 1) * task_rows).min(rows)
 }
 
-fn add_slice<T: Real>(sum: &mut [T], values: &[T]) {
+/// `sum += values`.
+fn add<T: Real>(sum: &mut [T], values: &[T]) {
     sum.iter_mut().zip(values).for_each(|(sum, &value)| *sum += value);
-}
-
-fn add_to<T: Real>(sum: &mut Vec<T>, values: Vec<T>) {
-    add_slice(sum, &values);
 }
