@@ -8,6 +8,7 @@ use gatefold_tensor::{Error, Real, Result, Tensor};
 use crate::Var;
 
 /// An operation that was recorded. It owns what its derivative needs and is consumed by the sweep.
+// ANCHOR: op
 pub trait Op<T: Real> {
     /// The operation's name, as errors and profiles show it.
     fn name(&self) -> &'static str;
@@ -19,13 +20,16 @@ pub trait Op<T: Real> {
     /// The kernels' own; the forward pass has checked the shapes already.
     fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()>;
 }
+// ANCHOR_END: op
 
-/// One value on the tape: how it came about, and from which other values.
-struct Entry<T: Real> {
-    /// `None` for a leaf, and for an op that the sweep has consumed.
-    op: Option<Box<dyn Op<T>>>,
-    /// The inputs' places on the tape; `None` for a constant.
-    inputs: Vec<Option<usize>>,
+/// One value on the tape: how it came about.
+enum Entry<T: Real> {
+    /// Given from outside; here a gradient stays.
+    Leaf,
+    /// By an op, from the values at these places of the tape; `None` for a constant.
+    Made { op: Box<dyn Op<T>>, inputs: Vec<Option<usize>> },
+    /// By an op that a sweep has consumed.
+    Swept,
 }
 
 /// The record of one forward pass. Cloning shares it.
@@ -53,7 +57,7 @@ impl<T: Real> Tape<T> {
 
     /// A value whose gradient is wanted: a parameter, or an input under test.
     pub fn leaf(&self, value: Tensor<T>) -> Var<T> {
-        self.push(value, Entry { op: None, inputs: Vec::new() })
+        self.push(value, Entry::Leaf)
     }
 
     fn push(&self, value: Tensor<T>, entry: Entry<T>) -> Var<T> {
@@ -69,10 +73,11 @@ impl<T: Real> Tape<T> {
             return Var::constant(value);
         };
         let inputs = inputs.iter().map(|x| x.and_then(Var::place)).collect();
-        tape.push(value, Entry { op: Some(Box::new(op())), inputs })
+        tape.push(value, Entry::Made { op: Box::new(op()), inputs })
     }
 
     /// The sweep: sends `dy` back from the value at `place` to the leaves.
+    // ANCHOR: sweep
     pub(crate) fn sweep(&self, place: usize, dy: Tensor<T>) -> Result<Gradients<T>> {
         let mut of: Vec<Option<Tensor<T>>> = Vec::new();
         of.resize_with(place + 1, || None);
@@ -81,19 +86,22 @@ impl<T: Real> Tape<T> {
             if of[place].is_none() {
                 continue;
             }
-            let (op, inputs) = {
+            let made = {
                 let entry = &mut self.entries.borrow_mut()[place];
-                (entry.op.take(), std::mem::take(&mut entry.inputs))
+                if matches!(entry, Entry::Leaf) {
+                    continue;
+                }
+                std::mem::replace(entry, Entry::Swept)
             };
-            if let Some(op) = op {
-                let dy = of[place].take().expect("checked above");
-                op.backward(dy, &mut Sink { inputs: &inputs, of: &mut of })?;
-            } else if !inputs.is_empty() {
+            let Entry::Made { op, inputs } = made else {
                 return Err(Error::invalid("backward", "this part of the tape was swept already"));
-            }
+            };
+            let dy = of[place].take().expect("checked above");
+            op.backward(dy, &mut Sink { inputs: &inputs, of: &mut of })?;
         }
         Ok(Gradients { of })
     }
+    // ANCHOR_END: sweep
 }
 
 /// Where an op puts the gradients of its inputs.
@@ -112,6 +120,7 @@ impl<T: Real> Sink<'_, T> {
     ///
     /// # Errors
     /// [`Error::Shape`] if a second gradient has another shape than the first.
+    // ANCHOR: sink_add
     pub fn add(&mut self, i: usize, gradient: Tensor<T>) -> Result<()> {
         if let Some(place) = self.inputs[i] {
             match &mut self.of[place] {
@@ -121,6 +130,7 @@ impl<T: Real> Sink<'_, T> {
         }
         Ok(())
     }
+    // ANCHOR_END: sink_add
 
     /// [`add`](Self::add) for every input whose gradient was computed, in the order of the inputs.
     ///

@@ -59,6 +59,7 @@ impl<T: Real> Attention<T> {
     }
 }
 
+// ANCHOR: forward
 impl<T: Real> Module<T> for Attention<T> {
     /// `x [N,Cin,H,W]` → `a [N,m]`.
     fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
@@ -70,3 +71,4 @@ impl<T: Real> Module<T> for Attention<T> {
         }
     }
 }
+// ANCHOR_END: forward

@@ -41,6 +41,7 @@ impl<T: Real> BatchNorm2d<T> {
     }
 }
 
+// ANCHOR: forward
 impl<T: Real> Module<T> for BatchNorm2d<T> {
     fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
         let (weight, bias) = (self.weight.var(cx), self.bias.var(cx));
@@ -56,3 +57,4 @@ impl<T: Real> Module<T> for BatchNorm2d<T> {
         }
     }
 }
+// ANCHOR_END: forward

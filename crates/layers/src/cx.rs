@@ -147,6 +147,7 @@ impl<T: Real> Statistics<T> {
     ///
     /// # Errors
     /// A batch value whose shape is not the buffer's.
+    // ANCHOR: apply_statistics
     pub fn apply(self, module: &mut (impl Walk<T> + ?Sized)) -> Result<()> {
         let mut result = Ok(());
         module.walk_mut("", &mut |_, entry| {
@@ -160,4 +161,5 @@ impl<T: Real> Statistics<T> {
         });
         result
     }
+    // ANCHOR_END: apply_statistics
 }

@@ -60,10 +60,12 @@ pub fn bias_or_zero<T: Real>(conv: &Conv2d<T>) -> Tensor<T> {
 ///
 /// # Errors
 /// [`gatefold_tensor::Error::Shape`] if the channels disagree.
+// ANCHOR: bias_through
 pub fn bias_through<T: Real>(w2: &Tensor<T>, b1: &Tensor<T>, groups: usize) -> Result<Tensor<T>> {
     let (m, o) = (b1.len(), w2.shape()[0]);
     compose_kernels(None, w2, None, &b1.reshape([m, 1, 1, 1])?, groups)?.reshape([o])
 }
+// ANCHOR_END: bias_through
 
 #[cfg(test)]
 mod tests {

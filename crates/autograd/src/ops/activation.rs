@@ -17,6 +17,7 @@ struct Activation<T: Real> {
     backward: fn(&Tensor<T>, &mut Tensor<T>) -> Result<()>,
 }
 
+// ANCHOR: activation
 impl<T: Real> Op<T> for Activation<T> {
     fn name(&self) -> &'static str {
         self.name
@@ -27,6 +28,7 @@ impl<T: Real> Op<T> for Activation<T> {
         dx.add(0, dy)
     }
 }
+// ANCHOR_END: activation
 
 impl<T: Real> Var<T> {
     /// max(x, 0).

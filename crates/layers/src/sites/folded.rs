@@ -118,6 +118,7 @@ impl<T: Real> CompactDynamic<T> {
     }
 
     /// Whether one generated kernel costs less here than the branch beside the bypass.
+    // ANCHOR: evaluation
     fn runs_compact(&self, input: [usize; 2]) -> Result<bool> {
         Ok(match self.evaluation {
             Evaluation::Compact => true,
@@ -125,6 +126,7 @@ impl<T: Real> CompactDynamic<T> {
             Evaluation::Auto => self.compact_macs(input)? <= self.expanded_macs(input)?,
         })
     }
+    // ANCHOR_END: evaluation
 
     fn compact_macs(&self, input: [usize; 2]) -> Result<usize> {
         Ok(compose_macs(&self.spec, self.m()) + self.spec.macs(input)?)

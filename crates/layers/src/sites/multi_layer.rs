@@ -258,6 +258,7 @@ impl<T: Real> MultiLayer<T> {
     }
 
     /// Kernels and biases with every batch norm folded in, (fold.1) and (fold.3).
+    // ANCHOR: parts
     fn parts(&self) -> Result<Parts<T>> {
         let folded = |conv: &Conv2d<T>, bn: &Option<BatchNorm2d<T>>| match bn {
             Some(bn) => fold::batch_norm(conv, bn),
@@ -279,6 +280,7 @@ impl<T: Real> MultiLayer<T> {
         }
         Ok(parts)
     }
+    // ANCHOR_END: parts
 }
 
 /// The folded pieces of a site: `y = W_b' * x + W_2' A (W_1' * x + b_1') + b`.
@@ -384,6 +386,7 @@ impl<T: Real> MultiLayer<T> {
 }
 
 impl<T: Real> TrainedSite<T> for MultiLayer<T> {
+    // ANCHOR: fold
     fn fold(&self) -> Result<Folded<T>, FoldError> {
         if self.activation == BranchActivation::Relu {
             let why =
@@ -402,4 +405,5 @@ impl<T: Real> TrainedSite<T> for MultiLayer<T> {
             }
         }
     }
+    // ANCHOR_END: fold
 }

@@ -81,6 +81,7 @@ impl Moments {
     }
 
     /// Takes in the rows of `other`: the squares grow by the squared distance of the means.
+    // ANCHOR: join_moments
     pub fn join(&mut self, other: &Moments) {
         let count = self.count + other.count;
         for (c, (mean, squares)) in self.mean.iter_mut().zip(&mut self.squares).enumerate() {
@@ -90,4 +91,5 @@ impl Moments {
         }
         self.count = count;
     }
+    // ANCHOR_END: join_moments
 }

@@ -77,6 +77,7 @@ fn outputs<'a, T>(s: &Sizes, dy: &'a [T], group: usize, rows: &Range<usize>) -> 
 }
 
 /// (conv.1) `y += cols · Wᵀ` for output rows `rows` of the batch; `y` holds the bias.
+// ANCHOR: forward
 pub fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], rows: Range<usize>, y: &mut [T], scratch: &mut Vec<T>) {
     for (rows, y) in tiles(s, rows).zip(y.chunks_mut(tile_rows(s) * s.ow * s.o)) {
         for group in 0..s.geo.groups {
@@ -86,8 +87,10 @@ pub fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], rows: Range<usize>, y: &mut
         }
     }
 }
+// ANCHOR_END: forward
 
 /// (conv.2) `dW += dyᵀ · cols` over output rows `rows` of the batch.
+// ANCHOR: grad_w
 pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mut [T], scratch: &mut Vec<T>) {
     for rows in tiles(s, rows) {
         for (group, dw) in dw.chunks_exact_mut(s.og() * s.taps()).enumerate() {
@@ -97,9 +100,11 @@ pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mu
         }
     }
 }
+// ANCHOR_END: grad_w
 
 /// (conv.3) `dcols = dy · W`, scattered and added to `dx`, zero before; `images` are whole images, for patches overlap
 /// inside one.
+// ANCHOR: grad_x
 pub fn grad_x<T: Real>(s: &Sizes, dy: &[T], w: &[T], images: Range<usize>, dx: &mut [T], scratch: &mut Vec<T>) {
     let before = images.start * s.h * s.w * s.c;
     for rows in tiles(s, images.start * s.oh..images.end * s.oh) {
@@ -115,3 +120,4 @@ pub fn grad_x<T: Real>(s: &Sizes, dy: &[T], w: &[T], images: Range<usize>, dx: &
         }
     }
 }
+// ANCHOR_END: grad_x

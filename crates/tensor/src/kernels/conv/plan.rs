@@ -29,6 +29,7 @@ pub(crate) enum Path {
 
 impl Path {
     /// The path for these sizes: the dispatch.
+    // ANCHOR: path
     pub fn of(s: &Sizes) -> Self {
         let one_to_one = [s.kh, s.kw] == [1; 2] && s.geo.stride == [1; 2] && s.geo.padding == [0; 2];
         if one_to_one && s.geo.groups == 1 {
@@ -39,6 +40,7 @@ impl Path {
             Path::Columns
         }
     }
+    // ANCHOR_END: path
 }
 
 /// A convolution ready to run: its sizes and its path. Rows are counted over the whole batch, row `n·OH + i` of the

@@ -13,11 +13,13 @@ fn part<'a, T>(data: &'a [T], rows: &Range<usize>, width: usize) -> &'a [T] {
 }
 
 /// (conv.1) `y [pixels,O] += x [pixels,C] · Wᵀ` for output rows `rows`; `y` holds the bias.
+// ANCHOR: forward
 pub fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], rows: Range<usize>, y: &mut [T]) {
     let (pixels, x) = (rows.len() * s.ow, part(x, &rows, s.w * s.c));
     let (x, w) = (Mat::row_major(x, pixels, s.c), Mat::row_major(w, s.o, s.c));
     gemm(x, w.t(), Accumulate::Add, MatMut::row_major(y, pixels, s.o));
 }
+// ANCHOR_END: forward
 
 /// (conv.2) `dW += dyᵀ · x` over output rows `rows`.
 pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mut [T]) {
