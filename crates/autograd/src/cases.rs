@@ -1,1 +1,337 @@
-//! Named cases for gradient checks.
+//! Named cases for gradient checks: every operation over shapes in which a mistake shows. Batches of several samples,
+//! maps that are not square, odd sizes under a stride, groups, dilation, rectangular kernels, inputs that are broadcast
+//! or used twice.
+
+use gatefold_tensor::kernels::conv::Geometry;
+use gatefold_tensor::kernels::pool::Window;
+use gatefold_tensor::random::randn;
+use gatefold_tensor::{Result, Shape, Tensor};
+
+use crate::{GradCheck, GradCheckError, Report, Var};
+
+/// A function of some inputs, whose gradient with respect to each of them can be checked.
+pub struct Case {
+    /// The operation, by its name on the tape.
+    pub op: &'static str,
+    /// What is special about this case of it.
+    pub name: &'static str,
+    /// Where the gradient is checked: away from kinks by far more than a step.
+    pub inputs: Vec<Tensor<f64>>,
+    function: Box<Function>,
+}
+
+type Function = dyn Fn(&[Var<f64>]) -> Result<Var<f64>>;
+
+impl Case {
+    fn new(
+        op: &'static str,
+        name: &'static str,
+        inputs: impl Into<Vec<Tensor<f64>>>,
+        function: impl Fn(&[Var<f64>]) -> Result<Var<f64>> + 'static,
+    ) -> Self {
+        Case { op, name, inputs: inputs.into(), function: Box::new(function) }
+    }
+
+    /// The function of the case at any inputs of these shapes.
+    ///
+    /// # Errors
+    /// As the operation.
+    pub fn apply(&self, inputs: &[Var<f64>]) -> Result<Var<f64>> {
+        (self.function)(inputs)
+    }
+
+    /// Holds the gradient against central differences.
+    ///
+    /// # Errors
+    /// As [`GradCheck::run`].
+    pub fn run(&self, check: &GradCheck) -> Result<Report, GradCheckError> {
+        check.run(&self.inputs, &self.function)
+    }
+}
+
+/// All cases, those of an operation one after another.
+pub fn all() -> Vec<Case> {
+    let groups = [convolutions(), compositions(), normalisations(), pools(), dense(), pointwise(), rearrangements()];
+    groups.into_iter().flatten().collect()
+}
+
+/// Random values, the seed being the number of elements: inputs of different shapes differ.
+fn random(shape: impl Into<Shape>) -> Tensor<f64> {
+    let shape = shape.into();
+    randn(shape, shape.elements() as u64)
+}
+
+/// Random values at least 0.1 away from each of `kinks`.
+fn away_from(kinks: &'static [f64], shape: impl Into<Shape>) -> Tensor<f64> {
+    random(shape).map(|x| {
+        let x = 4.0 * x;
+        kinks.iter().fold(x, |x, kink| if (x - kink).abs() < 0.1 { kink + 0.1_f64.copysign(x - kink) } else { x })
+    })
+}
+
+/// Values in no order, any two at least 0.03 apart: a step changes no maximum.
+fn distinct(shape: impl Into<Shape>) -> Tensor<f64> {
+    let shape = shape.into();
+    let (count, mut next) = (shape.elements(), 0);
+    assert!(count % 61 != 0, "61 must be a unit modulo {count}");
+    Tensor::from_fn(shape, |_| {
+        next += 61;
+        0.03 * (next % count) as f64 - 1.0
+    })
+}
+
+fn convolutions() -> Vec<Case> {
+    let geo = Geometry::default();
+    let conv = |name, x: [usize; 4], w: [usize; 4], bias: bool, geo: Geometry| {
+        let mut inputs = vec![random(x), random(w)];
+        inputs.extend(bias.then(|| random([w[0]])));
+        Case::new("conv2d", name, inputs, move |v| v[0].conv2d(&v[1], v.get(2), &geo))
+    };
+    let per_sample = |name, x: [usize; 4], w: [usize; 4], bias: bool, geo: Geometry| {
+        let mut inputs = vec![random(x), random([x[0] * w[0], w[1], w[2], w[3]])];
+        inputs.extend(bias.then(|| random([x[0], w[0]])));
+        Case::new("conv2d_per_sample", name, inputs, move |v| v[0].conv2d_per_sample(&v[1], v.get(2), &geo))
+    };
+    let rectangular = Geometry { stride: [2, 1], padding: [0, 2], dilation: [1, 2], groups: 1 };
+    vec![
+        conv("1x1", [3, 4, 3, 5], [5, 4, 1, 1], true, geo),
+        conv("1x1, stride 2, odd map", [2, 3, 5, 7], [4, 3, 1, 1], false, geo.stride(2)),
+        conv("1x1, 2 groups", [2, 4, 3, 4], [6, 2, 1, 1], true, geo.groups(2)),
+        conv("3x3 without padding", [2, 3, 5, 4], [4, 3, 3, 3], false, geo),
+        conv("3x3, stride 2, odd map", [2, 3, 5, 7], [4, 3, 3, 3], true, geo.padding(1).stride(2)),
+        conv("3x3, stride 2, even map", [2, 2, 6, 4], [3, 2, 3, 3], false, geo.padding(1).stride(2)),
+        conv("3x3, 2 groups, dilation 2", [2, 4, 5, 6], [6, 2, 3, 3], true, geo.padding(2).dilation(2).groups(2)),
+        conv("3x3, stride beyond the kernel", [2, 2, 9, 10], [3, 2, 3, 3], true, geo.stride(4)),
+        conv("5x5, stride 3", [2, 2, 7, 8], [3, 2, 5, 5], false, geo.padding(2).stride(3)),
+        conv("padding beyond the kernel", [2, 2, 2, 3], [3, 2, 3, 3], true, geo.padding(3)),
+        conv("3x2 kernel, each axis its own", [2, 3, 6, 5], [4, 3, 3, 2], true, rectangular),
+        conv("depthwise 3x3", [2, 5, 4, 5], [5, 1, 3, 3], false, geo.padding(1).groups(5)),
+        conv("depthwise 3x3, stride 2, odd map", [2, 4, 5, 7], [4, 1, 3, 3], true, geo.padding(1).stride(2).groups(4)),
+        conv("depthwise 5x5, dilation 2", [2, 3, 6, 5], [3, 1, 5, 5], false, geo.padding(4).dilation(2).groups(3)),
+        conv("depthwise, 2 outputs a channel", [2, 3, 4, 5], [6, 1, 3, 3], true, geo.padding(1).groups(3)),
+        per_sample("1x1", [3, 4, 3, 5], [5, 4, 1, 1], false, geo),
+        per_sample("3x3, stride 2, odd map", [3, 3, 5, 7], [4, 3, 3, 3], true, geo.padding(1).stride(2)),
+        per_sample("3x3, 2 groups, dilation 2", [2, 4, 5, 6], [6, 2, 3, 3], true, geo.padding(2).dilation(2).groups(2)),
+        per_sample("3x2 kernel, each axis its own", [2, 3, 6, 5], [4, 3, 3, 2], false, rectangular),
+        per_sample("depthwise 3x3", [2, 4, 4, 5], [4, 1, 3, 3], true, geo.padding(1).groups(4)),
+    ]
+}
+
+fn compositions() -> Vec<Case> {
+    // W_1 [m,I,k,k], W_2 [O,m/g,1,1], then a [N,m] and W_b [O,I,k,k] where they are.
+    let compose = |name, [n, o, i, k, m, groups]: [usize; 6], gated: bool, bypass: bool| {
+        let mut inputs = vec![random([m, i, k, k]), random([o, m / groups, 1, 1])];
+        inputs.extend(gated.then(|| random([n, m])));
+        inputs.extend(bypass.then(|| random([o, i, k, k])));
+        Case::new("compose_kernels", name, inputs, move |v| {
+            let (a, base) = (gated.then(|| &v[2]), bypass.then(|| &v[v.len() - 1]));
+            v[0].compose_kernels(&v[1], a, base, groups)
+        })
+    };
+    vec![
+        compose("gate and base", [3, 4, 3, 3, 5, 1], true, true),
+        compose("gate", [2, 3, 4, 1, 5, 1], true, false),
+        compose("base", [1, 4, 3, 3, 2, 1], false, true),
+        compose("neither", [1, 4, 2, 3, 7, 1], false, false),
+        compose("gate and base, 2 groups", [2, 6, 2, 3, 4, 2], true, true),
+        compose("base, 3 groups", [1, 6, 2, 1, 3, 3], false, true),
+        compose("one coefficient", [2, 3, 2, 3, 1, 1], true, true),
+    ]
+}
+
+fn normalisations() -> Vec<Case> {
+    let train = |name, x: Tensor<f64>| {
+        let c = x.shape()[1];
+        let inputs = [x, random([c]), random([c]).map(|b| b + 0.5)];
+        Case::new("batch_norm_train", name, inputs, |v| Ok(v[0].batch_norm_train(&v[1], &v[2], 1e-5)?.0))
+    };
+    let eval = |name, x: Tensor<f64>| {
+        let c = x.shape()[1];
+        let (mean, var) = (random([c]), random([c]).map(|v| v * v + 0.1));
+        let inputs = [x, random([c]), random([c]).map(|b| b + 0.5)];
+        Case::new("batch_norm_eval", name, inputs, move |v| v[0].batch_norm_eval(&mean, &var, &v[1], &v[2], 1e-5))
+    };
+    vec![
+        train("maps", random([2, 3, 3, 5])),
+        train("maps, one pixel", random([5, 3, 1, 1])),
+        train("maps, mean far from 0", random([2, 3, 4, 3]).map(|x| x + 30.0)),
+        train("vectors", random([5, 4])),
+        train("sequences", random([3, 2, 5])),
+        eval("maps", random([2, 3, 3, 5])),
+        eval("vectors", random([5, 4])),
+    ]
+}
+
+fn pools() -> Vec<Case> {
+    let max =
+        |name, x: [usize; 4], w: Window| Case::new("max_pool2d", name, [distinct(x)], move |v| v[0].max_pool2d(&w));
+    let avg = |name, x: [usize; 4], w: Window| Case::new("avg_pool2d", name, [random(x)], move |v| v[0].avg_pool2d(&w));
+    let rectangular = Window { kernel: [3, 2], stride: [1, 2], padding: [1, 0] };
+    vec![
+        Case::new("global_avg_pool", "odd map", [random([2, 3, 3, 5])], |v| v[0].global_avg_pool()),
+        max("2x2, odd map", [2, 3, 5, 7], Window::square(2)),
+        max("3x3, stride 2, padded", [2, 3, 6, 5], Window::square(3).stride(2).padding(1)),
+        max("3x3, stride 1, padded", [2, 2, 4, 3], Window::square(3).stride(1).padding(1)),
+        max("3x2 windows", [2, 2, 4, 5], rectangular),
+        avg("2x2, odd map", [2, 3, 5, 7], Window::square(2)),
+        avg("3x3, stride 2, padded", [2, 3, 6, 5], Window::square(3).stride(2).padding(1)),
+        avg("3x2 windows", [2, 2, 4, 5], rectangular),
+    ]
+}
+
+fn dense() -> Vec<Case> {
+    let cross_entropy = |name, smoothing: f64| {
+        let labels = [2, 0, 4, 2];
+        Case::new("cross_entropy", name, [random([4, 5])], move |v| v[0].cross_entropy(&labels, smoothing))
+    };
+    let matmul = |name, a: Tensor<f64>, b: Tensor<f64>| Case::new("matmul", name, [a, b], |v| v[0].matmul(&v[1]));
+    let softmax =
+        |name, t: f64, x: Tensor<f64>| Case::new("softmax", name, [x.map(|x| t * x)], move |v| v[0].softmax(t));
+    let x_and_w = [random([3, 4]), random([5, 4])];
+    let with_bias = [random([3, 4]), random([5, 4]), random([5])];
+    vec![
+        Case::new("linear", "bias", with_bias, |v| v[0].linear(&v[1], v.get(2))),
+        Case::new("linear", "no bias", x_and_w, |v| v[0].linear(&v[1], None)),
+        matmul("matrices", random([3, 4]), random([4, 5])),
+        matmul("batches", random([2, 3, 4]), random([2, 4, 5])),
+        softmax("temperature 1", 1.0, random([3, 5])),
+        softmax("temperature 30", 30.0, random([2, 4])),
+        softmax("temperature 0.25, rank 3", 0.25, random([2, 3, 4])),
+        cross_entropy("plain", 0.0),
+        cross_entropy("smoothing", 0.1),
+    ]
+}
+
+fn pointwise() -> Vec<Case> {
+    let add = |name, a: Tensor<f64>, b: Tensor<f64>| Case::new("add", name, [a, b], |v| v[0].add(&v[1]));
+    let mul = |name, a: Tensor<f64>, b: Tensor<f64>| Case::new("mul", name, [a, b], |v| v[0].mul(&v[1]));
+    let map = [2, 3, 4, 5];
+    vec![
+        Case::new("relu", "maps", [away_from(&[0.0], [2, 3, 3, 5])], |v| Ok(v[0].relu())),
+        Case::new("relu", "vectors", [away_from(&[0.0], [3, 7])], |v| Ok(v[0].relu())),
+        Case::new("relu6", "maps", [away_from(&[0.0, 6.0], [2, 3, 3, 5])], |v| Ok(v[0].relu6())),
+        Case::new("sigmoid", "vectors", [random([3, 7]).map(|x| 3.0 * x)], |v| Ok(v[0].sigmoid())),
+        Case::new("sigmoid", "maps", [random([2, 3, 2, 4])], |v| Ok(v[0].sigmoid())),
+        add("same shape", random(map), random(map)),
+        add("a value a channel", random(map), random([3, 1, 1])),
+        add("row and column", random([3, 1]), random([4])),
+        mul("same shape", random(map), random(map)),
+        mul("a value a sample and channel", random(map), random([2, 3, 1, 1])),
+        mul("a value a position", random(map), random([4, 5])),
+        mul("both broadcast", random([2, 1, 4, 1]), random([3, 1, 5])),
+        mul("a scalar", random([3, 4]), random([1])),
+        // An input used twice gets the sum of both gradients.
+        Case::new("mul", "an input by itself", [random([2, 3, 4, 5])], |v| v[0].mul(&v[0])),
+        Case::new("add", "one input through two paths", [random([3, 5])], |v| v[0].sigmoid().add(&v[0].softmax(1.0)?)),
+        Case::new("conv2d", "an input as its own kernel", [random([3, 3, 3, 3])], |v| {
+            v[0].conv2d(&v[0], None, &Geometry::default().padding(1))
+        }),
+    ]
+}
+
+fn rearrangements() -> Vec<Case> {
+    let reduce = |op, name, x: Tensor<f64>, axes: &'static [usize], keep: bool| {
+        Case::new(op, name, [x], move |v| if op == "sum" { v[0].sum(axes, keep) } else { v[0].mean(axes, keep) })
+    };
+    let concat =
+        |name, axis: usize, parts: [Tensor<f64>; 3]| Case::new("concat", name, parts, move |v| Var::concat(v, axis));
+    let narrow = |name, axis: usize, start: usize, len: usize| {
+        Case::new("narrow", name, [random([2, 5, 3, 4])], move |v| v[0].narrow(axis, start, len))
+    };
+    let map = [2, 3, 4, 5];
+    vec![
+        reduce("sum", "all axes", random(map), &[0, 1, 2, 3], false),
+        reduce("sum", "channels kept", random(map), &[0, 2, 3], true),
+        reduce("sum", "first axis", random([3, 4]), &[0], false),
+        reduce("mean", "positions", random(map), &[2, 3], false),
+        reduce("mean", "channels", random(map), &[1], true),
+        reduce("mean", "last axis", random([2, 3, 5]), &[2], false),
+        concat("channels", 1, [random([2, 3, 3, 4]), random([2, 1, 3, 4]), random([2, 2, 3, 4])]),
+        concat("batch", 0, [random([1, 2, 3, 4]), random([3, 2, 3, 4]), random([2, 2, 3, 4])]),
+        concat("rows", 2, [random([2, 3, 1, 4]), random([2, 3, 2, 4]), random([2, 3, 5, 4])]),
+        concat("vectors", 1, [random([2, 3]), random([2, 1]), random([2, 4])]),
+        Case::new("concat", "an input beside itself", [random([2, 3, 2, 3])], |v| {
+            Var::concat(&[v[0].clone(), v[0].clone()], 1)
+        }),
+        narrow("channels", 1, 2, 2),
+        narrow("columns", 3, 0, 3),
+        narrow("all", 0, 0, 2),
+        // The parts in another order, one of them left out: the channel shuffle of ShuffleNet.
+        Case::new("split", "parts swapped, one dropped", [random([2, 6, 3, 2])], |v| {
+            let parts = v[0].split(1, &[2, 1, 3])?;
+            Var::concat(&[parts[2].clone(), parts[0].clone()], 1)
+        }),
+        Case::new("reshape", "maps to vectors", [random(map)], |v| v[0].reshape([2, 60])),
+        Case::new("reshape", "vectors to maps", [random([2, 60])], |v| v[0].reshape([2, 5, 3, 4])),
+        Case::new("reshape", "maps to other maps", [random(map)], |v| v[0].reshape([3, 5, 2, 4])),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::Tape;
+
+    #[test]
+    fn every_gradient_is_that_of_the_central_difference() {
+        let check = GradCheck { step: 1e-5, atol: 1e-7, rtol: 1e-6, seed: 1 };
+        for case in all() {
+            let report = case.run(&check).unwrap_or_else(|error| panic!("{}, {}: {error}", case.op, case.name));
+            assert_eq!(report.entries, case.inputs.iter().map(Tensor::len).sum::<usize>());
+            // A random projection and random inputs: a check that compares zeros checks nothing.
+            assert!(report.worst.is_some(), "{}, {}", case.op, case.name);
+        }
+    }
+
+    #[test]
+    fn every_operation_has_a_case_and_every_case_its_own_name() {
+        let cases = all();
+        let names: BTreeSet<_> = cases.iter().map(|case| (case.op, case.name)).collect();
+        assert_eq!(names.len(), cases.len());
+        let with_a_case: BTreeSet<_> = cases.iter().map(|case| case.op).collect();
+        let with_a_file: BTreeSet<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops"))
+            .unwrap()
+            .flat_map(|file| {
+                // The names that the ops of the file go by: the literals that `name` returns or that are handed on.
+                let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+                text.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
+            })
+            .filter(|name| {
+                name.len() > 2 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            })
+            .collect();
+        let missing: Vec<_> = with_a_file.iter().filter(|op| !with_a_case.contains(op.as_str())).collect();
+        assert!(missing.is_empty(), "no case for {missing:?}");
+        assert!(with_a_file.len() >= 20, "the ops are not where they were: {with_a_file:?}");
+    }
+
+    #[test]
+    fn a_gradient_is_the_same_whoever_else_wants_one() {
+        for case in all() {
+            let tape = Tape::new();
+            let leaves: Vec<_> = case.inputs.iter().map(|x| tape.leaf(x.clone())).collect();
+            let y = case.apply(&leaves).unwrap();
+            let dy = randn::<f64>(*y.shape(), 9);
+            let mut together = y.backward_with(dy.clone()).unwrap();
+            for (i, leaf) in leaves.iter().enumerate() {
+                let tape = Tape::new();
+                let alone: Vec<_> = (case.inputs.iter().enumerate())
+                    .map(|(j, x)| if i == j { tape.leaf(x.clone()) } else { Var::constant(x.clone()) })
+                    .collect();
+                let mut gradients = case.apply(&alone).unwrap().backward_with(dy.clone()).unwrap();
+                let (alone, together) = (gradients.take(&alone[i]).unwrap(), together.take(leaf).unwrap());
+                assert_eq!(alone.to_vec(), together.to_vec(), "{}, {}, input {i}", case.op, case.name);
+            }
+        }
+    }
+
+    #[test]
+    fn constants_record_nothing() {
+        for case in all() {
+            let constants: Vec<_> = case.inputs.iter().map(|x| Var::constant(x.clone())).collect();
+            assert!(!case.apply(&constants).unwrap().is_recorded(), "{}, {}", case.op, case.name);
+        }
+    }
+}
