@@ -1,1 +1,35 @@
-//! placeholder
+//! Image data sets: reading them, normalising and augmenting them, and serving them in batches.
+//!
+//! A set is held once in memory, as the bytes of its files, in the order `N, H, W, C`; [`Loader`] makes each batch from
+//! them on a background thread while the current one trains. Every random choice is named by (seed, purpose, epoch,
+//! image), so the batches are the same whatever the number of threads and after an interruption.
+//!
+//! ```
+//! use std::{path::Path, sync::Arc};
+//! use gatefold_data::{Kind, Loader, Options, load};
+//!
+//! let digits = load(Kind::Digits, Path::new("unused by an embedded set"), None)?;
+//! let options = Options { batch_size: 64, seed: 0, shuffle: true, augment: Some(Kind::Digits.augment()) };
+//! let train = Arc::new(digits.split.train);
+//! for batch in Loader::<f32>::new(&train, &digits.normalisation, &options, 0, 0)? {
+//!     let batch = batch?;
+//!     assert_eq!(batch.images.shape()[1..], [1, 8, 8]);
+//! }
+//! # Ok::<(), gatefold_data::Error>(())
+//! ```
+
+mod augment;
+pub mod catalogue;
+mod dataset;
+mod error;
+mod loader;
+mod normalisation;
+mod prefetch;
+mod sets;
+
+pub use augment::Augment;
+pub use dataset::{Dataset, Split};
+pub use error::{Error, ErrorKind, Result};
+pub use loader::{Batch, Loader, Options};
+pub use normalisation::Normalisation;
+pub use sets::{Kind, Loaded, load};

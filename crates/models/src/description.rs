@@ -15,6 +15,11 @@ impl Backbone {
     /// The names of all backbones, as the command line takes them.
     pub const NAMES: &[&str] = &["smallnet"];
 
+    /// The backbone of that name; `None` if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        (name == "smallnet").then_some(Backbone::SmallNet)
+    }
+
     /// The name.
     pub fn name(self) -> &'static str {
         match self {
