@@ -3,7 +3,7 @@
 //! One image a line: 64 values 0..=16, row by row, and the label. Held out is every fifth image (index mod 5 = 4).
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
 
@@ -65,6 +65,7 @@ mod tests {
     use crate::load;
     use flate2::{Compression, write::GzEncoder};
     use std::io::Write;
+    use std::path::Path;
 
     #[test]
     fn the_embedded_digits_are_whole_and_split_by_five() {
