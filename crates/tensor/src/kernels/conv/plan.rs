@@ -12,7 +12,7 @@ use crate::parallel::{PIECES, sum_pieces};
 /// Elements of the widest map a task covers: enough to pay for the task, few enough to stay in cache.
 const TASK: usize = 1 << 15;
 /// Pixels a partial `dW` sums at least.
-const PIXELS: usize = 64;
+const PIXELS: usize = 128;
 /// Elements all partial `dW` together may have.
 const PARTIALS: usize = 1 << 24;
 
