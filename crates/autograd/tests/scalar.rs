@@ -147,7 +147,8 @@ fn the_tape_of_tensors_has_the_gradients_of_the_tape_of_scalars() {
         let loss = y.mul(&y).unwrap();
         assert!((loss.value().item().unwrap() - at(&point)).abs() < 1e-15);
         let mut gradients = loss.backward().unwrap();
-        let of_tensors: Vec<f64> = [w, b, v, x].iter().flat_map(|leaf| gradients.take(leaf).unwrap().to_vec()).collect();
+        let of_tensors: Vec<f64> =
+            [w, b, v, x].iter().flat_map(|leaf| gradients.take(leaf).unwrap().to_vec()).collect();
         for (scalar, tensor) in gradient(&point).into_iter().zip(of_tensors) {
             assert!((scalar - tensor).abs() < 1e-14, "{point:?}: {scalar} against {tensor}");
         }
