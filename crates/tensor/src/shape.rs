@@ -28,6 +28,7 @@ impl Shape {
     }
 
     /// The distance in memory between neighbours along each axis: channels last for rank 4, row-major otherwise.
+    // ANCHOR: strides
     pub fn strides(&self) -> [usize; MAX_RANK] {
         let mut strides = [0; MAX_RANK];
         if let [_, c, h, w] = **self {
@@ -41,6 +42,7 @@ impl Shape {
         }
         strides
     }
+    // ANCHOR_END: strides
 }
 
 impl Deref for Shape {
