@@ -1,0 +1,8 @@
+//! The layers and sites from outside: gradients, the identity of two forms, folds, gates and statistics.
+
+mod folds;
+mod forms;
+mod gates;
+mod gradients;
+mod statistics;
+mod support;
