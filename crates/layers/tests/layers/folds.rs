@@ -90,6 +90,7 @@ proptest! {
         ..ProptestConfig::with_cases(400)
     })]
 
+    // ANCHOR: one_function
     #[test]
     fn a_site_and_its_fold_are_one_function(sample in any_sample()) {
         let Sample { kind, spec, x, seed } = sample;
@@ -117,8 +118,10 @@ proptest! {
             prop_assert_eq!(value.to_vec(), before[&key].to_vec(), "{}", key);
         }
     }
+    // ANCHOR_END: one_function
 }
 
+// ANCHOR: one_percent
 #[test]
 fn a_bias_one_percent_off_shows() {
     let spec = SiteSpec::same(3, 4, 3, 1);
@@ -131,6 +134,7 @@ fn a_bias_one_percent_off_shows() {
     *bias = bias.map(|b| b * 1.01);
     assert!(apart(&eval(&folded, &x), &y) > 1e-4);
 }
+// ANCHOR_END: one_percent
 
 #[test]
 fn auto_takes_the_evaluation_that_costs_less() {

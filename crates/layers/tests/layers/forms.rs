@@ -7,6 +7,7 @@ use crate::support::{
     FORMS, assert_all_close, assert_close, eval, maconv, mdconv, places, randomise, site, train_step,
 };
 
+// ANCHOR: identity
 #[test]
 fn expanded_with_one_batch_norm_equals_compact() {
     for (spec, [h, w]) in places() {
@@ -31,6 +32,7 @@ fn expanded_with_one_batch_norm_equals_compact() {
         }
     }
 }
+// ANCHOR_END: identity
 
 #[test]
 fn a_compact_bias_of_zero_is_the_compact_form() {
