@@ -1,1 +1,24 @@
-//! placeholder
+//! Training: the optimiser and its learning rates, the loop, checkpoints, the directory of a run, and the proof at its end.
+
+mod checkpoint;
+mod conclude;
+mod config;
+mod error;
+pub mod evaluate;
+mod metrics;
+mod optimiser;
+mod plots;
+mod run_dir;
+mod schedule;
+mod trainer;
+pub mod verify;
+
+pub use checkpoint::Progress;
+pub use conclude::{Conclusion, VERIFY_IMAGES, conclude, first_images, fold, fold_and_verify, verify, write_report};
+pub use config::{Config, Precision};
+pub use error::{Error, Result};
+pub use metrics::{Epoch, Metrics};
+pub use optimiser::Sgd;
+pub use run_dir::{RunDir, RunRecord, Status};
+pub use schedule::{LearningRate, Schedule};
+pub use trainer::{Outcome, Step, Trainer, Watch};
