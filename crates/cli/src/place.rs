@@ -72,4 +72,3 @@ mod tests {
         assert_eq!(data_dir(Some(Path::new("here"))), Path::new("here"));
     }
 }
-}
