@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use gatefold_data::catalogue::{self, State};
-use gatefold_layers::{ConvKind, Cx, EntryMut, Walk as _};
+use gatefold_layers::{ConvKind, Cx, EntryMut};
 use gatefold_models::{Backbone, Description, Model, Normalisation};
 use gatefold_tensor::Tensor;
 use gatefold_tensor::random::randn;
