@@ -134,12 +134,14 @@ mod tests {
     #[test]
     fn a_draw_belongs_to_its_seed_epoch_and_image() {
         let augment = Augment { pad: 4, flip: true };
-        let draws: Vec<Draw> =
-            (0..3).flat_map(|s| (0..3).flat_map(move |e| (0..3).map(move |i| augment.draw(s, e, i)))).collect();
-        let again: Vec<Draw> =
-            (0..3).flat_map(|s| (0..3).flat_map(move |e| (0..3).map(move |i| augment.draw(s, e, i)))).collect();
-        assert_eq!(draws, again);
-        assert!(draws.iter().any(|&draw| draw != draws[0]));
+        // 64 draws where only one part of the name changes: each part must matter by itself.
+        let by_seed = || (0..64).map(|seed| augment.draw(seed, 1, 2)).collect::<Vec<_>>();
+        let by_epoch = || (0..64).map(|epoch| augment.draw(1, epoch, 2)).collect::<Vec<_>>();
+        let by_image = || (0..64).map(|index| augment.draw(1, 2, index)).collect::<Vec<_>>();
+        for draws in [by_seed(), by_epoch(), by_image()] {
+            assert!(draws.iter().any(|&draw| draw != draws[0]), "{draws:?}");
+        }
+        assert_eq!((by_seed(), by_epoch(), by_image()), (by_seed(), by_epoch(), by_image()));
     }
 
     #[test]
