@@ -73,6 +73,16 @@ pub enum Error {
         /// What to do, where that is known.
         remedy: Option<String>,
     },
+    /// No place served the archive of a set.
+    #[error("{set} could not be fetched:{}\n{remedy}", failures.iter().map(|failure| format!("\n  {failure}")).collect::<String>())]
+    Download {
+        /// The data set.
+        set: &'static str,
+        /// Each place with its reason.
+        failures: Vec<String>,
+        /// What to do.
+        remedy: String,
+    },
     /// The background thread of a loader panicked: a bug, reported where its batch was awaited.
     #[error("the loader's thread panicked: {0}")]
     Panicked(String),
@@ -87,7 +97,7 @@ impl Error {
         match self {
             Error::UnknownSet { .. } | Error::Invalid { .. } => ErrorKind::Usage,
             Error::Missing { .. } | Error::Broken { .. } | Error::Panicked(_) | Error::Tensor(_) => ErrorKind::Data,
-            Error::Io { .. } => ErrorKind::Io,
+            Error::Io { .. } | Error::Download { .. } => ErrorKind::Io,
         }
     }
 
@@ -97,9 +107,11 @@ impl Error {
 
     /// A file system call that failed. Where a part of the path is a file and not a folder, the message names that part.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        // To the folder that was to be created, the path itself may be in the way.
+        let above = usize::from(source.kind() != io::ErrorKind::AlreadyExists);
         let remedy = path
             .ancestors()
-            .skip(1)
+            .skip(above)
             .find(|part| part.is_file())
             .map(|part| format!("`{}` is a file, not a folder: name a folder instead", part.display()));
         Error::Io { action, path: path.to_owned(), source, remedy }

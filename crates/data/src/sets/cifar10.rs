@@ -4,6 +4,7 @@
 //! the green and the blue plane, each 32 x 32 row by row. There is no header, so the number of records follows from the
 //! size of the file; the official files have 10,000 each.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufReader, Read as _};
 use std::path::Path;
@@ -22,7 +23,14 @@ pub(super) static SET: Set = Set {
     shape: [3, 32, 32],
     classes: &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
     augment: Augment { pad: 2, flip: true },
-    files: Some(Files { folder: FOLDER, archive: "cifar-10-binary.tar.gz", sources: SOURCES, members: MEMBERS }),
+    embedded: None,
+    files: Some(Files {
+        folder: FOLDER,
+        archive: "cifar-10-binary.tar.gz",
+        sources: SOURCES,
+        members: MEMBERS,
+        extras: &["batches.meta.txt", "readme.html"],
+    }),
     read,
 };
 
@@ -37,15 +45,17 @@ const OFFICIAL: usize = 10_000;
 
 static SOURCES: &[Source] = &[
     Source {
-        url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        url: Cow::Borrowed("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
         size: 170_052_171,
-        sha256: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        sha256: Cow::Borrowed("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
     },
     // Apache MXNet's copy: the same files, packed again.
     Source {
-        url: "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/dataset/cifar10/cifar-10-binary.tar.gz",
+        url: Cow::Borrowed(
+            "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/dataset/cifar10/cifar-10-binary.tar.gz",
+        ),
         size: 169_570_669,
-        sha256: "5c42663433fe855e7227a0c588428176a867e401971f6e0be5fc37ca1b885452",
+        sha256: Cow::Borrowed("5c42663433fe855e7227a0c588428176a867e401971f6e0be5fc37ca1b885452"),
     },
 ];
 

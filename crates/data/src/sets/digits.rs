@@ -18,6 +18,7 @@ pub(super) static SET: Set = Set {
     shape: [1, 8, 8],
     classes: &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
     augment: Augment { pad: 1, flip: false },
+    embedded: Some((FILE, "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22")),
     files: None,
     read: |_| read(FILE),
 };
@@ -106,7 +107,7 @@ mod tests {
             (String::new(), "``"),
         ] {
             let mut file = GzEncoder::new(Vec::new(), Compression::fast());
-            write!(file, "{good}{line}\n").unwrap();
+            writeln!(file, "{good}{line}").unwrap();
             let error = read(&file.finish().unwrap()).err().unwrap().to_string();
             assert!(error.contains("record 1") && error.contains(part), "{error}");
         }

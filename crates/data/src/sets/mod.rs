@@ -33,7 +33,9 @@ pub(crate) struct Set {
     pub classes: &'static [&'static str],
     /// What its usual recipe does to training images.
     pub augment: Augment,
-    /// `None` where the set is embedded in the program.
+    /// The set's file where it is part of the program, and its SHA-256.
+    pub embedded: Option<(&'static [u8], &'static str)>,
+    /// The set's files where it is not.
     pub files: Option<Files>,
     /// Reads the set from the data folder, whole.
     pub read: fn(&Path) -> Result<Read>,
@@ -49,6 +51,8 @@ pub(crate) struct Files {
     pub sources: &'static [Source],
     /// What must lie in the folder.
     pub members: &'static [Member],
+    /// Texts in the archive that are kept and that nobody checks.
+    pub extras: &'static [&'static str],
 }
 
 /// A set as read: both parts whole, and what its user should know.
