@@ -15,7 +15,7 @@ use crate::{BatchNorm2d, Conv2d};
 /// s of (fold.1), `[C]`.
 pub fn scale<T: Real>(bn: &BatchNorm2d<T>) -> Result<Tensor<T>> {
     let mut s = bn.weight.value.clone();
-    s.zip_apply(&bn.running_var.value, |s, v| *s = *s / (v + T::of(bn.eps)).sqrt())?;
+    s.zip_apply(&bn.running_var.value, |s, v| *s /= (v + T::of(bn.eps)).sqrt())?;
     Ok(s)
 }
 

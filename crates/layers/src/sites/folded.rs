@@ -10,6 +10,7 @@ use crate::{Activation, Attention, Conv2d, Cx, Entry, EntryMut, Module, Walk, wa
 
 /// A folded site.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a network has a handful of sites, moved once")]
 pub enum Folded<T: Real> {
     /// One convolution with bias.
     Conv(FoldedConv<T>),
