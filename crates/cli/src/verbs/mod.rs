@@ -1,0 +1,12 @@
+//! The verbs, one file each: what they take, and what they do.
+
+pub mod data;
+pub mod doctor;
+pub mod eval;
+pub mod fold;
+pub mod gradcheck;
+pub mod predict;
+pub mod resume;
+pub mod summary;
+pub mod train;
+pub mod verify;

@@ -1,0 +1,195 @@
+//! `train [DATASET]`: trains a network, folds it, and verifies the fold.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use gatefold_data::{Kind, Loaded, load};
+use gatefold_tensor::Real;
+use gatefold_train::{Conclusion, Config, Error, Outcome, Precision, RunDir, RunRecord, Status, Trainer, conclude};
+use toml::{Table, Value};
+
+use crate::progress::Progress;
+use crate::{place, print};
+
+/// What `train` takes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The data set: digits (embedded) or cifar10 [default: digits]
+    dataset: Option<String>,
+    /// The backbone: smallnet [default: smallnet]
+    #[arg(long)]
+    model: Option<String>,
+    /// The kind of convolution: static, maconv or mdconv [default: mdconv]
+    #[arg(long, value_name = "KIND")]
+    conv: Option<String>,
+    /// Width multiplier [default: 1]
+    #[arg(long, value_name = "X")]
+    width: Option<f64>,
+    /// Epochs [default: 200; digits 60]
+    #[arg(long, value_name = "N")]
+    epochs: Option<i64>,
+    /// Images in a batch [default: 128; digits 64]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<i64>,
+    /// Learning rate at the start [default: 0.1]
+    #[arg(long, value_name = "X")]
+    lr: Option<f64>,
+    /// Momentum of SGD [default: 0.9]
+    #[arg(long, value_name = "X")]
+    momentum: Option<f64>,
+    /// Weight decay on all parameters [default: 5e-4]
+    #[arg(long, value_name = "X")]
+    weight_decay: Option<f64>,
+    /// Learning rates by epoch: cosine, step or constant [default: cosine]
+    #[arg(long, value_name = "NAME")]
+    schedule: Option<String>,
+    /// Names every random choice [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<i64>,
+    /// Element type: f32 or f64 [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    precision: Option<String>,
+    /// The first N training and the first N test images [default: all]
+    #[arg(long, value_name = "N")]
+    limit: Option<i64>,
+    /// Stop after N optimiser steps in all [default: all epochs]
+    #[arg(long, value_name = "N")]
+    steps: Option<i64>,
+    /// Initial values from a safetensors file, names and shapes as the network's
+    #[arg(long, value_name = "FILE")]
+    init: Option<String>,
+    /// Images as they are
+    #[arg(long)]
+    no_augment: bool,
+    /// Batches in file order
+    #[arg(long)]
+    no_shuffle: bool,
+    /// The run directory [default: runs/DATE-MODEL-CONV]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The folder that contains the data sets [default: GATEFOLD_DATA, else the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// A TOML file with any of the options; flags beat it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any option by its key, for example conv.m=40; beats all else
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
+    set: Vec<String>,
+}
+
+impl Args {
+    /// The flags that were given, by configuration key.
+    fn flags(&self) -> Table {
+        let text = |value: &Option<String>| value.clone().map(Value::String);
+        let float = |value: Option<f64>| value.map(Value::Float);
+        let integer = |value: Option<i64>| value.map(Value::Integer);
+        let off = |given: bool| given.then_some(Value::Boolean(false));
+        let flags = [
+            ("dataset", text(&self.dataset)),
+            ("model", text(&self.model)),
+            ("conv", text(&self.conv)),
+            ("width", float(self.width)),
+            ("epochs", integer(self.epochs)),
+            ("batch-size", integer(self.batch_size)),
+            ("lr", float(self.lr)),
+            ("momentum", float(self.momentum)),
+            ("weight-decay", float(self.weight_decay)),
+            ("schedule", text(&self.schedule)),
+            ("seed", integer(self.seed)),
+            ("precision", text(&self.precision)),
+            ("limit", integer(self.limit)),
+            ("steps", integer(self.steps)),
+            ("init", text(&self.init)),
+            ("augment", off(self.no_augment)),
+            ("shuffle", off(self.no_shuffle)),
+        ];
+        flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    }
+
+    fn config(&self) -> anyhow::Result<Config> {
+        let file = match &self.config {
+            Some(path) => {
+                let read = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()));
+                Some(read?)
+            }
+            None => None,
+        };
+        let sets = self.set.iter().map(|set| {
+            let pair = set.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+            pair.ok_or_else(|| print::usage(format!("--set {set}: expected KEY=VALUE")))
+        });
+        let sets = sets.collect::<Result<Vec<_>, _>>()?;
+        Ok(Config::resolve(file.as_deref(), self.flags(), &sets)?)
+    }
+}
+
+/// Exit status 0 if the fold is equal or there is none, 1 if it is not.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = args.config()?;
+    let data_dir = place::data_dir(args.data_dir.as_deref());
+    let loaded = load_set(&config, &data_dir)?;
+    let path = match &args.out {
+        Some(path) => path.clone(),
+        None => RunDir::default_path(&config),
+    };
+    let record = RunRecord::new(&config, &loaded, &data_dir);
+    match config.precision {
+        Precision::F32 => go(Trainer::<f32>::new(config, loaded)?, |c| Ok(RunDir::create(&path, c)?), record),
+        Precision::F64 => go(Trainer::<f64>::new(config, loaded)?, |c| Ok(RunDir::create(&path, c)?), record),
+    }
+}
+
+/// The data set of a configuration.
+pub fn load_set(config: &Config, data_dir: &Path) -> anyhow::Result<Loaded> {
+    let kind: Kind = config.dataset.parse()?;
+    Ok(load(kind, data_dir, config.limit)?)
+}
+
+/// Trains to the end, folds and verifies.
+pub fn go<T: Real>(
+    mut trainer: Trainer<T>,
+    dir: impl FnOnce(&Config) -> anyhow::Result<RunDir>,
+    mut record: RunRecord,
+) -> anyhow::Result<ExitCode> {
+    let dir = dir(trainer.config())?;
+    let config = trainer.config();
+    eprintln!(
+        "{} {} on {}: {} parameters, {} training and {} test images; run directory {}",
+        config.backbone.name(),
+        config.conv.name(),
+        config.dataset,
+        trainer.parameters(),
+        trainer.train().len(),
+        trainer.test().len(),
+        dir.path().display()
+    );
+    record.save(&dir)?;
+    let mut progress = Progress::new()?;
+    let outcome = trainer.run(&dir, &mut progress);
+    record.finish(match &outcome {
+        Ok(Outcome::Finished) => Status::Finished,
+        Ok(Outcome::Interrupted) => Status::Interrupted,
+        Err(Error::Diverged { .. }) => Status::Diverged,
+        Err(_) => Status::Failed,
+    });
+    record.save(&dir)?;
+    if outcome? == Outcome::Interrupted {
+        return Err(Error::Interrupted { run: dir.path().to_owned() }.into());
+    }
+    if let Some(accuracy) = trainer.last_accuracy() {
+        println!("test accuracy {accuracy:.2} %");
+    }
+    match conclude(&trainer.model, trainer.test(), &dir)? {
+        Conclusion::NotFoldable(why) => {
+            print::not_foldable(&why);
+            Ok(ExitCode::SUCCESS)
+        }
+        Conclusion::Verified(report) => {
+            print::report(&report);
+            Ok(if report.equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Checkpoints: the network, the optimiser's momenta and every counter, enough to continue with the same bits.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gatefold_models::Model;
+use gatefold_models::file::{self, FileError, Stored};
+use gatefold_tensor::Real;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::Sgd;
+
+/// Before the names of the momenta.
+const MOMENTUM: &str = "optimizer.momentum.";
+
+/// How far a run has come, and what the epoch under way has summed up.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Epochs finished.
+    pub epoch: usize,
+    /// Batches finished of the epoch under way.
+    pub batch: usize,
+    /// Optimiser steps in all.
+    pub step: usize,
+    /// Sum over the images of the epoch under way of their loss.
+    pub loss_sum: f64,
+    /// Images of the epoch under way that were classified right while training.
+    pub correct: usize,
+    /// Images of the epoch under way.
+    pub seen: usize,
+    /// The best test accuracy of an epoch so far, in percent.
+    pub best: Option<f64>,
+}
+
+/// Writes a checkpoint.
+///
+/// # Errors
+/// [`FileError::Io`]; a checkpoint that was there before is then still there.
+pub fn save<T: Real>(path: &Path, model: &Model<T>, sgd: &Sgd<T>, progress: &Progress) -> Result<(), FileError> {
+    let mut tensors = model.stored();
+    tensors.extend(sgd.velocity().iter().map(|(key, v)| (format!("{MOMENTUM}{key}"), Stored::from(v))));
+    let metadata = json!({ "model": model.description.to_json(), "progress": progress }).to_string();
+    file::write(path, Some(metadata), &tensors)
+}
+
+/// Reads a checkpoint: the model, the momenta by parameter, and the progress.
+///
+/// # Errors
+/// [`FileError`] if it is not a checkpoint, or its tensors do not fit its description.
+#[allow(clippy::type_complexity, reason = "the three parts of a checkpoint, taken apart at once")]
+pub fn load<T: Real>(
+    path: &Path,
+) -> Result<(Model<T>, BTreeMap<String, gatefold_tensor::Tensor<T>>, Progress), FileError> {
+    let format = |message: String| FileError::Format { path: path.to_owned(), message };
+    let contents = file::read(path)?;
+    let model = Model::from_contents(&contents, path)?;
+    let text = contents.metadata.as_deref().unwrap_or_default();
+    let invalid = |e: serde_json::Error| format(format!("its progress cannot be read: {e}"));
+    let mut json: serde_json::Value = serde_json::from_str(text).map_err(invalid)?;
+    if json["progress"].is_null() {
+        return Err(format("it is a model, not a checkpoint: it has no progress to resume from".to_owned()));
+    }
+    let progress = serde_json::from_value(json["progress"].take()).map_err(invalid)?;
+    let momenta =
+        contents.tensors.iter().filter_map(|(key, value)| Some((key.strip_prefix(MOMENTUM)?.to_owned(), value.to())));
+    Ok((model, momenta.collect(), progress))
+}

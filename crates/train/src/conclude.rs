@@ -1,0 +1,112 @@
+//! The end of a run: the plain model, its fold, and the proof.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use gatefold_data::Dataset;
+use gatefold_models::{Model, NotFoldable, file};
+use gatefold_tensor::{Real, Tensor};
+
+use crate::evaluate::batches;
+use crate::verify::{Limits, Report, compare};
+use crate::{Error, Result, RunDir};
+
+/// How many test images are compared unless somebody says otherwise.
+pub const VERIFY_IMAGES: usize = 1000;
+
+/// The fold of a model, computed in f64 and rounded once.
+///
+/// # Errors
+/// [`NotFoldable`] names the first site without a fold.
+pub fn fold<T: Real>(model: &Model<T>) -> Result<Model<T>, NotFoldable> {
+    let rebuilt = "a model that exists can be rebuilt in another element type";
+    let folded = model.cast::<f64>().expect(rebuilt).fold()?;
+    Ok(folded.cast().expect(rebuilt))
+}
+
+/// Whether `b` is the same function as `a`, over the images of `data`.
+///
+/// # Errors
+/// If the two are not the same network, or an image does not fit.
+pub fn verify<T: Real>(a: &Model<T>, b: &Model<T>, data: &Arc<Dataset>) -> Result<Result<Report, NotFoldable>> {
+    let (wide_a, wide_b) = (a.cast::<f64>()?, b.cast::<f64>()?);
+    let algebra = match a.description.folded {
+        true => None,
+        false => {
+            let folded = match wide_a.fold() {
+                Ok(folded) => folded,
+                Err(why) => return Ok(Err(why)),
+            };
+            Some(compare(&*wide_a.network, &*folded.network, images(&wide_a, data)?)?)
+        }
+    };
+    let rounding = compare(&*a.network, &*b.network, images(a, data)?)?;
+    let storage = compare(&*wide_a.network, &*wide_b.network, images(&wide_a, data)?)?;
+    Ok(Ok(Report::new(algebra, rounding, storage, Limits::default())))
+}
+
+/// All images of `data`, normalised as `model` wants them.
+fn images<T: Real>(model: &Model<T>, data: &Arc<Dataset>) -> Result<Vec<Tensor<T>>> {
+    batches(model, data)?.map(|batch| Ok(batch?.images)).collect()
+}
+
+/// The first `count` images of a set.
+pub fn first_images(data: &Dataset, count: usize) -> Arc<Dataset> {
+    let mut first = data.clone();
+    first.truncate(count);
+    Arc::new(first)
+}
+
+/// Writes a report as JSON.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_report(report: &Report, path: &Path) -> Result<()> {
+    let json = serde_json::to_string_pretty(report).expect("a report is plain data");
+    file::write_atomic(path, |out| writeln!(out, "{json}")).map_err(|e| Error::io("write", path, e))
+}
+
+/// What the end of a run says.
+pub enum Conclusion {
+    /// The folded model is written, and this is how it compares.
+    Verified(Box<Report>),
+    /// There is no fold.
+    NotFoldable(NotFoldable),
+}
+
+/// Writes the plain model, folds it, verifies the fold and writes both.
+///
+/// # Errors
+/// As the files and the comparison.
+pub fn conclude<T: Real>(model: &Model<T>, test: &Dataset, dir: &RunDir) -> Result<Conclusion> {
+    model.save(&dir.model())?;
+    fold_and_verify(model, test, &dir.folded_model(), Some(&dir.equivalence()))
+}
+
+/// Folds a model into a file and verifies the file; the report goes to `report`, if a path is given.
+///
+/// # Errors
+/// As the files and the comparison.
+pub fn fold_and_verify<T: Real>(
+    model: &Model<T>,
+    test: &Dataset,
+    path: &Path,
+    report: Option<&Path>,
+) -> Result<Conclusion> {
+    let folded = match fold(model) {
+        Ok(folded) => folded,
+        Err(why) => return Ok(Conclusion::NotFoldable(why)),
+    };
+    folded.save(path)?;
+    // What is verified is the file, not the network it was written from.
+    let stored = Model::load(path)?;
+    match verify(model, &stored, &first_images(test, VERIFY_IMAGES))? {
+        Err(why) => Ok(Conclusion::NotFoldable(why)),
+        Ok(answer) => {
+            if let Some(path) = report {
+                write_report(&answer, path)?;
+            }
+            Ok(Conclusion::Verified(Box::new(answer)))
+        }
+    }
+}
