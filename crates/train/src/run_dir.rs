@@ -19,16 +19,18 @@ impl RunDir {
     /// # Errors
     /// [`Error::Usage`] if something is there already; [`Error::Io`].
     pub fn create(path: &Path, config: &Config) -> Result<Self> {
-        if path.exists() {
-            return Err(Error::Usage {
-                message: format!("`{}` exists, and a run never overwrites anything", path.display()),
-                remedy: Some(format!("name another directory with `--out`, or `gatefold resume {}`", path.display())),
-            });
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            fs::create_dir_all(parent).map_err(|e| Error::io("create", path, e))?;
         }
+        // Made here or not at all: two runs that begin together never share a directory.
+        fs::create_dir(path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => exists(path),
+            _ => Error::io("create", path, error),
+        })?;
         let dir = RunDir(path.to_owned());
         for folder in ["checkpoints", "folded", "plots"] {
             let folder = path.join(folder);
-            fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+            fs::create_dir(&folder).map_err(|e| Error::io("create", &folder, e))?;
         }
         dir.write("config.toml", &config.to_toml())?;
         Ok(dir)
@@ -49,9 +51,7 @@ impl RunDir {
     pub fn default_path(config: &Config) -> PathBuf {
         let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
         let name = format!("{date}-{}-{}", config.backbone.name(), config.conv.name());
-        let numbered = (2..).map(|i| Path::new("runs").join(format!("{name}-{i}")));
-        let mut candidates = std::iter::once(Path::new("runs").join(&name)).chain(numbered);
-        candidates.find(|path| !path.exists()).expect("numbers do not end")
+        free_path(Path::new("runs"), &name)
     }
 
     /// Writes a text file in the directory.
@@ -97,6 +97,17 @@ impl RunDir {
     /// `folded/equivalence.json`.
     pub fn equivalence(&self) -> PathBuf {
         self.0.join("folded/equivalence.json")
+    }
+}
+
+fn exists(path: &Path) -> Error {
+    let resume = match path.join("config.toml").is_file() {
+        true => format!(", or go on with `gatefold resume {}`", path.display()),
+        false => String::new(),
+    };
+    Error::Usage {
+        message: format!("`{}` exists, and a run never overwrites anything", path.display()),
+        remedy: Some(format!("name another directory with `--out`{resume}")),
     }
 }
 
@@ -176,6 +187,13 @@ impl RunRecord {
     }
 }
 
+/// `folder/name`, with a number behind it where that is taken.
+fn free_path(folder: &Path, name: &str) -> PathBuf {
+    let numbered = (2..).map(|i| folder.join(format!("{name}-{i}")));
+    let mut candidates = std::iter::once(folder.join(name)).chain(numbered);
+    candidates.find(|path| !path.exists()).expect("numbers do not end")
+}
+
 fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
@@ -188,9 +206,13 @@ mod tests {
     fn a_directory_is_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");
-        let config = Config::defaults("digits");
+        let config = Config::defaults(gatefold_data::Kind::Digits);
         RunDir::create(&path, &config).unwrap();
-        assert_eq!(RunDir::create(&path, &config).unwrap_err().exit_status(), 2);
+        let error = RunDir::create(&path, &config).unwrap_err();
+        assert_eq!(error.exit_status(), 2);
+        assert!(error.remedy().unwrap().contains("gatefold resume"), "{error}");
+        let error = RunDir::create(folder.path(), &config).unwrap_err();
+        assert!(!error.remedy().unwrap().contains("gatefold resume"), "there is no run to go on with");
         assert_eq!(RunDir::open(&path).unwrap().1, config);
     }
 
@@ -199,8 +221,54 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = RunDir::create(&file.join("run"), &Config::defaults("digits")).unwrap_err();
+        let error = RunDir::create(&file.join("run"), &Config::defaults(gatefold_data::Kind::Digits)).unwrap_err();
         assert_eq!(error.exit_status(), 6);
         assert!(error.remedy().unwrap().contains("is a file"));
+    }
+
+    #[test]
+    fn what_is_no_run_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = RunDir::open(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("config.toml"), "{error}");
+        assert_eq!(error.exit_status(), 6);
+        fs::write(folder.path().join("config.toml"), "epochs = 0").unwrap();
+        let error = RunDir::open(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("`epochs` is 0"), "{error}");
+        assert_eq!(error.exit_status(), 4);
+    }
+
+    #[test]
+    fn a_record_says_how_the_run_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::defaults(gatefold_data::Kind::Digits);
+        let dir = RunDir::create(&folder.path().join("run"), &config).unwrap();
+        let loaded = gatefold_data::load(gatefold_data::Kind::Digits, Path::new("embedded"), Some(10)).unwrap();
+        let mut record = RunRecord::new(&config, &loaded, Path::new("data"));
+        let read = || -> serde_json::Value {
+            serde_json::from_str(&fs::read_to_string(dir.path().join("run.json")).unwrap()).unwrap()
+        };
+        record.save(&dir).unwrap();
+        assert_eq!((&read()["status"], &read()["finished"]), (&"running".into(), &serde_json::Value::Null));
+        record.finish(Status::Finished);
+        record.save(&dir).unwrap();
+        let json = read();
+        assert_eq!((&json["status"], &json["seed"]), (&"finished".into(), &0.into()));
+        assert_eq!(json["data_checksums"][0], loaded.split.train.checksum());
+        assert!(json["machine"]["cores"].as_u64().unwrap() > 0 && json["finished"].is_string());
+    }
+
+    #[test]
+    fn a_taken_name_gets_a_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let free = || free_path(folder.path(), "2024-05-06-smallnet-mdconv");
+        let mut names = Vec::new();
+        for _ in 0..3 {
+            let path = free();
+            fs::create_dir(&path).unwrap();
+            names.push(path.file_name().unwrap().to_string_lossy().into_owned());
+        }
+        let base = "2024-05-06-smallnet-mdconv";
+        assert_eq!(names, [base.to_owned(), format!("{base}-2"), format!("{base}-3")]);
     }
 }
