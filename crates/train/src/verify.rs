@@ -91,7 +91,7 @@ pub struct Comparison {
 impl Comparison {
     /// The first site beyond `limit`.
     pub fn first_beyond(&self, limit: f64) -> Option<&SiteFigures> {
-        self.sites.iter().find(|site| !(site.worst() <= limit))
+        self.sites.iter().find(|site| site.worst() > limit || site.worst().is_nan())
     }
 }
 
@@ -172,7 +172,7 @@ fn widen_site<T: Real>(
         let worst = part.get_or_insert(0.0);
         for (&a, &b) in a.iter().zip(b) {
             let difference = (a - b).abs().f64();
-            if !(difference <= *worst) {
+            if difference > *worst || difference.is_nan() {
                 *worst = difference;
             }
         }
