@@ -27,7 +27,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Train a network, fold it, and verify the fold
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Continue a run from its last checkpoint, with the same bits
     Resume(resume::Args),
     /// Loss and accuracy of a model on a test set
