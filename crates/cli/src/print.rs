@@ -32,15 +32,10 @@ fn status(error: &anyhow::Error) -> u8 {
         return error.exit_status();
     }
     if let Some(error) = error.downcast_ref::<gatefold_data::Error>() {
-        return match error.kind() {
-            gatefold_data::ErrorKind::Usage => 2,
-            gatefold_data::ErrorKind::Data => 3,
-            gatefold_data::ErrorKind::Io => 6,
-        };
+        return gatefold_train::data_exit_status(error);
     }
     match error.downcast_ref::<FileError>() {
-        Some(FileError::Io { .. }) => 6,
-        Some(_) => 4,
+        Some(error) => gatefold_train::file_exit_status(error),
         None if error.downcast_ref::<std::io::Error>().is_some() => 6,
         None => 4,
     }

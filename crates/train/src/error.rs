@@ -87,20 +87,32 @@ fn value_at(layer: Option<&str>) -> String {
     }
 }
 
+/// The exit status of a program that ends with an error of data: 2 usage, 3 data, 6 input or output.
+pub fn data_exit_status(error: &gatefold_data::Error) -> u8 {
+    match error.kind() {
+        gatefold_data::ErrorKind::Usage => 2,
+        gatefold_data::ErrorKind::Data => 3,
+        gatefold_data::ErrorKind::Io => 6,
+    }
+}
+
+/// The exit status of a program that ends with an error of a model file: 4 the file, 6 input or output.
+pub fn file_exit_status(error: &FileError) -> u8 {
+    match error {
+        FileError::Io { .. } => 6,
+        _ => 4,
+    }
+}
+
 impl Error {
     /// The exit status of a program that ends with this error: 2 usage, 3 data, 4 configuration or checkpoint,
     /// 5 diverged, 6 input or output, 130 interrupted.
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage { .. } => 2,
-            Error::Data(error) => match error.kind() {
-                gatefold_data::ErrorKind::Usage => 2,
-                gatefold_data::ErrorKind::Data => 3,
-                gatefold_data::ErrorKind::Io => 6,
-            },
+            Error::Data(error) => data_exit_status(error),
             Error::Config { .. } | Error::Checkpoint { .. } | Error::Tensor(_) => 4,
-            Error::Model(FileError::Io { .. }) => 6,
-            Error::Model(_) => 4,
+            Error::Model(error) => file_exit_status(error),
             Error::Diverged { .. } => 5,
             Error::Io { .. } => 6,
             Error::Interrupted { .. } => 130,

@@ -16,7 +16,7 @@ pub mod verify;
 pub use checkpoint::Progress;
 pub use conclude::{Conclusion, VERIFY_IMAGES, conclude, first_images, fold, fold_and_verify, verify, write_report};
 pub use config::{Config, Precision};
-pub use error::{Error, Result};
+pub use error::{Error, Result, data_exit_status, file_exit_status};
 pub use metrics::{Epoch, Metrics};
 pub use optimiser::Sgd;
 pub use run_dir::{RunDir, RunRecord, Status};

@@ -55,7 +55,7 @@ impl Plan {
         Plan { s, path: Path::of(&s) }
     }
 
-    /// (conv.1), (conv.4) into `y`.
+    /// (conv.1) into `y`.
     pub fn forward<T: Real>(&self, x: &[T], w: &[T], b: Option<&[T]>, y: &mut [T]) {
         let (s, w) = (&self.s, self.packed(w));
         let task_rows = if s.per_sample { s.oh } else { rows_per_task(s.ow * s.c.max(s.o)) };
