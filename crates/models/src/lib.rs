@@ -10,6 +10,6 @@ mod summary;
 pub use description::{Backbone, Description, Normalisation};
 pub use file::{FileError, Stored};
 pub use model::Model;
-pub use network::{LayerCost, Network, NotFoldable};
+pub use network::{BackboneSite, LayerCost, Network, NotFoldable};
 pub use small_net::SmallNet;
 pub use summary::{Row, Summary};

@@ -1,7 +1,10 @@
 //! What every backbone is: a forward pass over named sites, which can be folded together.
+//!
+//! A backbone is a struct over the type of its sites `S:` [`BackboneSite`], and implements [`Network`] once for both:
+//! trained, `S = Box<dyn TrainedSite<T>>`, and folded, `S = Folded<T>`.
 
 use gatefold_autograd::Var;
-use gatefold_layers::{Cost, Cx, FoldError, Site, Walk};
+use gatefold_layers::{Cost, Cx, FoldError, Folded, Linear, Site, TrainedSite, Walk};
 use gatefold_tensor::{Real, Result};
 
 /// A network, trained or folded.
@@ -28,6 +31,35 @@ pub trait Network<T: Real>: Walk<T> {
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable>;
 }
 
+/// What stands at the sites of a backbone: trained sites, or folded ones, which have no further fold.
+pub trait BackboneSite<T: Real>: Site<T> {
+    /// The folded site, by the running statistics; this one is left alone.
+    ///
+    /// # Errors
+    /// [`FoldError::NotFoldable`] says why there is no fold.
+    fn folded(&self) -> Result<Folded<T>, FoldError>;
+
+    /// The same, for the site at `path`.
+    ///
+    /// # Errors
+    /// [`NotFoldable`] names the path.
+    fn folded_at(&self, path: &str) -> Result<Folded<T>, NotFoldable> {
+        self.folded().map_err(|source| NotFoldable { path: path.to_owned(), source })
+    }
+}
+
+impl<T: Real> BackboneSite<T> for Box<dyn TrainedSite<T>> {
+    fn folded(&self) -> Result<Folded<T>, FoldError> {
+        self.fold()
+    }
+}
+
+impl<T: Real> BackboneSite<T> for Folded<T> {
+    fn folded(&self) -> Result<Folded<T>, FoldError> {
+        Err(FoldError::NotFoldable("it is folded already".to_owned()))
+    }
+}
+
 /// A layer's cost, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerCost {
@@ -39,6 +71,26 @@ pub struct LayerCost {
     pub output: Vec<usize>,
     /// Its cost.
     pub cost: Cost,
+}
+
+impl LayerCost {
+    /// Of a site with an input map of `[H, W]`, which becomes its output map.
+    pub(crate) fn of_site<T: Real>(path: String, site: &impl Site<T>, map: &mut [usize; 2]) -> Result<Self> {
+        let (spec, cost) = (site.spec(), site.cost(*map)?);
+        *map = spec.output(*map)?;
+        Ok(LayerCost { path, what: spec.to_string(), output: vec![spec.cout, map[0], map[1]], cost })
+    }
+
+    /// Of a global average pool and the classifier behind it.
+    pub(crate) fn of_classifier<T: Real>(classifier: &Linear<T>) -> Result<Self> {
+        let [classes, channels] = classifier.weight.value.dims("classifier", "weight")?;
+        Ok(LayerCost {
+            path: "classifier".to_owned(),
+            what: format!("pool, linear {channels} -> {classes}"),
+            output: vec![classes],
+            cost: Cost { parameters: classifier.parameters(), macs: classes * channels, ..Cost::default() },
+        })
+    }
 }
 
 /// A site that has no fold, and why.

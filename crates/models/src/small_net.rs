@@ -5,12 +5,10 @@
 //! convolution replaces the three pointwise convolutions.
 
 use gatefold_autograd::Var;
-use gatefold_layers::{
-    Activation, ConvKind, Cost, Cx, Folded, Init, Linear, Module, Site, SiteSpec, TrainedSite, Walk, walk_fields,
-};
+use gatefold_layers::{Activation, ConvKind, Cx, Init, Linear, Module, Site, SiteSpec, TrainedSite, Walk, walk_fields};
 use gatefold_tensor::{Error, Real, Result};
 
-use crate::{LayerCost, Network, NotFoldable};
+use crate::{BackboneSite, LayerCost, Network, NotFoldable};
 
 /// Output channels of the stem; the width does not change them.
 const STEM: usize = 16;
@@ -61,34 +59,20 @@ impl<T: Real> SmallNet<T, Box<dyn TrainedSite<T>>> {
         }
         Ok(SmallNet { stem, blocks, classifier: Linear::new(cin, classes, init) })
     }
-
-    fn folded(&self) -> Result<SmallNet<T, Folded<T>>, NotFoldable> {
-        let fold = |path: String, site: &dyn TrainedSite<T>| site.fold().map_err(|source| NotFoldable { path, source });
-        Ok(SmallNet {
-            stem: fold("stem".to_owned(), &*self.stem)?,
-            blocks: (self.blocks.iter().enumerate())
-                .map(|(i, block)| {
-                    Ok(Block {
-                        pointwise: fold(format!("blocks.{i}.pointwise"), &*block.pointwise)?,
-                        depthwise: fold(format!("blocks.{i}.depthwise"), &*block.depthwise)?,
-                    })
-                })
-                .collect::<Result<_, NotFoldable>>()?,
-            classifier: self.classifier.clone(),
-        })
-    }
 }
 
-impl<T: Real, S: Site<T>> SmallNet<T, S> {
+impl<T: Real, S: BackboneSite<T>> SmallNet<T, S> {
     fn each_site(&self) -> impl Iterator<Item = (String, &S)> {
         let blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| {
             [(format!("blocks.{i}.pointwise"), &block.pointwise), (format!("blocks.{i}.depthwise"), &block.depthwise)]
         });
         std::iter::once(("stem".to_owned(), &self.stem)).chain(blocks)
     }
+}
 
+impl<T: Real, S: BackboneSite<T>> Network<T> for SmallNet<T, S> {
     // ANCHOR: forward
-    fn logits(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
         let mut x = x.clone();
         for (path, site) in self.each_site() {
             x = cx.scope(&path, &x, |x| site.forward(cx, x, Activation::Relu))?;
@@ -97,64 +81,31 @@ impl<T: Real, S: Site<T>> SmallNet<T, S> {
     }
     // ANCHOR_END: forward
 
-    fn costs(&self, mut map: [usize; 2]) -> Result<Vec<LayerCost>> {
-        let mut layers = Vec::new();
-        for (path, site) in self.each_site() {
-            let (spec, cost) = (site.spec(), site.cost(map)?);
-            map = spec.output(map)?;
-            layers.push(LayerCost { path, what: spec.to_string(), output: vec![spec.cout, map[0], map[1]], cost });
+    fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
+        self.each_site().map(|(path, site)| (path, site as &dyn Site<T>)).collect()
+    }
+
+    fn layers(&self, mut map: [usize; 2]) -> Result<Vec<LayerCost>> {
+        let sites = self.each_site().map(|(path, site)| LayerCost::of_site(path, site, &mut map));
+        sites.chain(std::iter::once_with(|| LayerCost::of_classifier(&self.classifier))).collect()
+    }
+
+    fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
+        let mut blocks = Vec::new();
+        let stem = self.stem.folded_at("stem")?;
+        for (i, Block { pointwise, depthwise }) in self.blocks.iter().enumerate() {
+            blocks.push(Block {
+                pointwise: pointwise.folded_at(&format!("blocks.{i}.pointwise"))?,
+                depthwise: depthwise.folded_at(&format!("blocks.{i}.depthwise"))?,
+            });
         }
-        let [classes, channels] = self.classifier.weight.value.dims("smallnet", "classifier")?;
-        layers.push(LayerCost {
-            path: "classifier".to_owned(),
-            what: format!("pool, linear {channels} -> {classes}"),
-            output: vec![classes],
-            cost: Cost { parameters: self.classifier.parameters(), macs: classes * channels, ..Cost::default() },
-        });
-        Ok(layers)
-    }
-}
-
-impl<T: Real> Network<T> for SmallNet<T, Box<dyn TrainedSite<T>>> {
-    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
-        self.logits(cx, x)
-    }
-
-    fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
-        self.each_site().map(|(path, site)| (path, site as &dyn Site<T>)).collect()
-    }
-
-    fn layers(&self, input: [usize; 2]) -> Result<Vec<LayerCost>> {
-        self.costs(input)
-    }
-
-    fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        Ok(Box::new(self.folded()?))
-    }
-}
-
-impl<T: Real> Network<T> for SmallNet<T, Folded<T>> {
-    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
-        self.logits(cx, x)
-    }
-
-    fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
-        self.each_site().map(|(path, site)| (path, site as &dyn Site<T>)).collect()
-    }
-
-    fn layers(&self, input: [usize; 2]) -> Result<Vec<LayerCost>> {
-        self.costs(input)
-    }
-
-    fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let source = gatefold_layers::FoldError::NotFoldable("it is folded already".to_owned());
-        Err(NotFoldable { path: "stem".to_owned(), source })
+        Ok(Box::new(SmallNet { stem, blocks, classifier: self.classifier.clone() }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use gatefold_layers::{Form, MaConv, MdConv};
+    use gatefold_layers::{BranchActivation, Form, MaConv, MdConv};
 
     use super::*;
     use crate::{Description, Model, Summary, description::Backbone, description::Normalisation};
@@ -313,6 +264,15 @@ mod tests {
         assert_eq!(keys(named("static"), true), expect(&[&ends[..], &fixed].concat()));
         assert_eq!(keys(named("maconv"), true), expect(&[&ends[..], &fixed].concat()));
         assert_eq!(keys(named("mdconv"), true), expect(&[&ends[..], &dynamic].concat()));
+    }
+
+    #[test]
+    fn a_site_without_a_fold_is_named() {
+        let refusal = |model: &Model<f32>| model.network.fold().err().expect("no fold exists").to_string();
+        let relu = model(ConvKind::MaConv(MaConv { activation: BranchActivation::Relu, ..MaConv::default() }), 1.0);
+        assert!(refusal(&relu).starts_with("site `blocks.0.pointwise`: the ReLU"), "{}", refusal(&relu));
+        let folded = model(named("maconv"), 1.0).fold().unwrap();
+        assert_eq!(refusal(&folded), "site `stem`: it is folded already");
     }
 
     #[test]
