@@ -11,10 +11,12 @@
 mod error;
 pub mod kernels;
 pub mod parallel;
+pub mod pool;
 pub mod random;
 mod real;
 pub mod reference;
 mod shape;
+pub mod simd;
 mod storage;
 mod tensor;
 

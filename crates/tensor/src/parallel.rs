@@ -29,6 +29,43 @@ pub fn sum_pieces<A: Send>(
     Some(total)
 }
 
+/// Work below this many multiply-adds, or elements passed over, is not worth a second thread.
+const SERIAL: usize = 1 << 16;
+
+/// `0..len` in at most `at_most` ranges of nearly equal length, a function of both alone.
+pub fn ranges(len: usize, at_most: usize) -> Vec<Range<usize>> {
+    let count = len.min(at_most);
+    (0..count).map(|i| len * i / count..len * (i + 1) / count).collect()
+}
+
+/// The parts of `data` that belong to `ranges` in a row, `width` elements each step.
+pub fn parts_mut<'a, T>(mut data: &'a mut [T], ranges: &[Range<usize>], width: usize) -> Vec<&'a mut [T]> {
+    let mut parts = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let (part, rest) = data.split_at_mut(range.len() * width);
+        parts.push(part);
+        data = rest;
+    }
+    parts
+}
+
+/// Runs every task, in parallel if `work` is worth it; results in the order of the tasks.
+pub fn run_tasks<I: Send, A: Send>(tasks: Vec<I>, work: usize, run: impl Fn(I) -> A + Sync + Send) -> Vec<A> {
+    if work < SERIAL { tasks.into_iter().map(run).collect() } else { tasks.into_par_iter().map(run).collect() }
+}
+
+/// Writes `data`, `count` rows of `width` elements, piece by piece; results in the order of the pieces.
+pub fn split<T: Send, A: Send>(
+    data: &mut [T],
+    count: usize,
+    width: usize,
+    run: impl Fn(Range<usize>, &mut [T]) -> A + Sync + Send,
+) -> Vec<A> {
+    let (ranges, work) = (ranges(count, PIECES), data.len());
+    let parts = parts_mut(data, &ranges, width);
+    run_tasks(ranges.into_iter().zip(parts).collect(), work, |(range, part)| run(range, part))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

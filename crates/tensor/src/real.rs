@@ -5,6 +5,9 @@ use std::iter::Sum;
 
 use num_traits::{Float, NumAssign};
 
+use crate::pool::Pooled;
+use crate::simd::Dispatch;
+
 /// The name of an element type, as files and messages write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
@@ -30,7 +33,9 @@ mod sealed {
 }
 
 /// An element of a tensor: `f32` or `f64`.
-pub trait Real: sealed::Sealed + Float + NumAssign + Sum + Debug + Display + Default + Send + Sync + 'static {
+pub trait Real:
+    sealed::Sealed + Dispatch + Pooled + Float + NumAssign + Sum + Debug + Display + Default + Send + Sync + 'static
+{
     /// Which of the two this is.
     const DTYPE: Dtype;
 

@@ -32,6 +32,12 @@ impl<T: Real> Tensor<T> {
         Tensor { shape, storage: Storage::filled(shape.elements(), value) }
     }
 
+    /// Elements of any value, for a kernel that writes every one of them.
+    pub(crate) fn any(shape: impl Into<Shape>) -> Self {
+        let shape = shape.into();
+        Tensor { shape, storage: Storage::any(shape.elements()) }
+    }
+
     /// The tensor of rank 0 that holds `value`.
     pub fn scalar(value: T) -> Self {
         Self::full([], value)
@@ -168,8 +174,9 @@ impl<T: Real> Tensor<T> {
     /// `f` of every element.
     #[must_use]
     pub fn map(&self, f: impl Fn(T) -> T) -> Self {
-        let elements = self.as_slice().iter().map(|&v| f(v)).collect();
-        Tensor { shape: self.shape, storage: Storage::from_vec(elements) }
+        let mut mapped = Tensor::any(self.shape);
+        mapped.as_mut_slice().iter_mut().zip(self.as_slice()).for_each(|(y, &x)| *y = f(x));
+        mapped
     }
 
     /// Changes every element in place, beside the element of `other` at the same place.

@@ -13,13 +13,12 @@
 //! and blocks are joined in f64 by the formulas of Chan, Golub & LeVeque (1983). `E[x²] − E[x]²` would lose every digit
 //! in f32 once the mean is a thousand deviations.
 
-mod moments;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-use self::moments::{Moments, Sums};
+use super::moments::{Moments, Sums};
 use super::rows::{block, for_each_chunk, sum_rows, wide, widen};
 use crate::{Error, Real, Result, Tensor};
 
@@ -35,6 +34,19 @@ pub struct BatchStats<T: Real> {
 }
 
 impl<T: Real> BatchStats<T> {
+    /// From moments; fewer than two values have no variance.
+    pub(crate) fn of(op: &'static str, moments: Moments) -> Result<Self> {
+        let (c, count) = (moments.mean.len(), moments.count as usize);
+        if count < 2 {
+            let message =
+                format!("{count} values a channel have no variance; train with a larger batch or use eval mode");
+            return Err(Error::invalid(op, message));
+        }
+        let vector = |values: Vec<f64>| Tensor::from_memory([c], values.into_iter().map(T::of).collect());
+        let var = moments.squares.iter().map(|squares| squares / count as f64).collect();
+        Ok(BatchStats { mean: vector(moments.mean)?, var: vector(var)?, count })
+    }
+
     /// The variance divided by M − 1, `[C]`: what running statistics track, as in PyTorch.
     #[must_use]
     pub fn unbiased_var(&self) -> Tensor<T> {
@@ -231,19 +243,10 @@ impl<T: Real> Rows<T> {
     /// (bn.1), (bn.2).
     fn statistics(&self, op: &'static str) -> Result<BatchStats<T>> {
         let (c, count) = (self.c, self.count());
-        if count < 2 {
-            let message = format!(
-                "{count} values a channel have no variance (x has shape {:?}); train with a larger batch or use eval mode",
-                self.x.shape()
-            );
-            return Err(Error::invalid(op, message));
-        }
         let x = self.x.as_slice();
         let of_rows = |rows: Range<usize>| Moments::of(&x[rows.start * c..rows.end * c], c);
         let moments = sum_rows(count, c, of_rows, |a, b| a.join(&b)).unwrap_or_else(|| Moments::none(c));
-        let vector = |values: Vec<f64>| Tensor::from_memory([c], values.into_iter().map(T::of).collect());
-        let var = moments.squares.iter().map(|squares| squares / count as f64).collect();
-        Ok(BatchStats { mean: vector(moments.mean)?, var: vector(var)?, count })
+        BatchStats::of(op, moments)
     }
 
     /// (bn.3), (bn.4). The mean is subtracted first: folding it into the bias cancels digits.

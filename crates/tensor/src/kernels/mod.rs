@@ -10,9 +10,12 @@ pub mod cross_entropy;
 pub mod gemm;
 pub mod linear;
 pub mod matmul;
+mod moments;
+pub mod pending;
 pub mod pool;
 pub mod reduce;
 mod rows;
 pub mod softmax;
 #[cfg(test)]
 mod testing;
+mod tile;

@@ -5,14 +5,21 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::Sizes;
+use super::dense::for_each_image;
+use super::plan::add;
 use crate::Real;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
+use crate::parallel::{PIECES, sum_pieces};
 
 /// Elements of a tile of columns: 128 KiB of f32, inside the second-level cache.
 const TILE: usize = 1 << 15;
 /// Pixels a tile has at least: each product packs the kernels once, which fewer pixels do not pay back.
 const PIXELS: usize = 128;
+/// Elements all partial `dW` together may have.
+const PARTIALS: usize = 1 << 24;
 
 /// The output rows of a tile, a function of the sizes alone.
 pub fn tile_rows(s: &Sizes) -> usize {
@@ -76,9 +83,21 @@ fn outputs<'a, T>(s: &Sizes, dy: &'a [T], group: usize, rows: &Range<usize>) -> 
     Mat::strided(&dy[rows.start * s.ow * s.o + group * s.og()..], rows.len() * s.ow, s.og(), s.o)
 }
 
-/// (conv.1) `y += cols · Wᵀ` for output rows `rows` of the batch; `y` holds the bias.
+/// (conv.1) for output rows `rows` of the batch: the bias, then `y += cols · Wᵀ`.
+pub fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], b: Option<&[T]>, rows: Range<usize>, y: &mut [T]) {
+    let mut scratch = Vec::new();
+    for_each_image(s, s.oh, rows, y, s.ow * s.o, |n, rows, y| {
+        match b {
+            Some(b) => y.chunks_exact_mut(s.o).for_each(|y| y.copy_from_slice(&b[n * s.o..][..s.o])),
+            None => y.fill(T::zero()),
+        }
+        forward_rows(s, x, &w[n * s.weights()..][..s.weights()], rows, y, &mut scratch);
+    });
+}
+
+/// `y += cols · Wᵀ` for rows that share their kernels.
 // ANCHOR: forward
-pub fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], rows: Range<usize>, y: &mut [T], scratch: &mut Vec<T>) {
+fn forward_rows<T: Real>(s: &Sizes, x: &[T], w: &[T], rows: Range<usize>, y: &mut [T], scratch: &mut Vec<T>) {
     for (rows, y) in tiles(s, rows).zip(y.chunks_mut(tile_rows(s) * s.ow * s.o)) {
         for group in 0..s.geo.groups {
             let y = MatMut::strided(&mut y[group * s.og()..], rows.len() * s.ow, s.og(), s.o);
@@ -89,9 +108,29 @@ pub fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], rows: Range<usize>, y: &mut
 }
 // ANCHOR_END: forward
 
-/// (conv.2) `dW += dyᵀ · cols` over output rows `rows` of the batch.
+/// (conv.2): `dW` in memory order, summed over the batch or one for each sample.
+pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T]) -> Vec<T> {
+    if s.per_sample {
+        let mut dw = vec![T::zero(); s.n * s.weights()];
+        dw.par_chunks_mut(s.weights())
+            .enumerate()
+            .for_each_init(Vec::new, |scratch, (n, dw)| grad_w_rows(s, x, dy, n * s.oh..(n + 1) * s.oh, dw, scratch));
+        return dw;
+    }
+    let rows = s.n * s.oh;
+    let at_most = (PARTIALS / s.weights()).clamp(4, PIECES).min(rows);
+    let parts = (rows * s.ow).div_ceil(PIXELS).min(at_most);
+    let sum = |part: Range<usize>| {
+        let mut dw = vec![T::zero(); s.weights()];
+        grad_w_rows(s, x, dy, rows * part.start / parts..rows * part.end / parts, &mut dw, &mut Vec::new());
+        dw
+    };
+    sum_pieces(parts, sum, |sum, part| add(sum, &part)).unwrap_or_else(|| vec![T::zero(); s.weights()])
+}
+
+/// `dW += dyᵀ · cols` over output rows `rows` of the batch.
 // ANCHOR: grad_w
-pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mut [T], scratch: &mut Vec<T>) {
+fn grad_w_rows<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mut [T], scratch: &mut Vec<T>) {
     for rows in tiles(s, rows) {
         for (group, dw) in dw.chunks_exact_mut(s.og() * s.taps()).enumerate() {
             let dw = MatMut::row_major(dw, s.og(), s.taps());
@@ -102,12 +141,19 @@ pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mu
 }
 // ANCHOR_END: grad_w
 
-/// (conv.3) `dcols = dy · W`, scattered and added to `dx`, zero before; `images` are whole images, for patches overlap
-/// inside one.
+/// (conv.3) into `dx`, zero before. Patches overlap inside an image, so a task has an image.
+pub fn grad_x<T: Real>(s: &Sizes, dy: &[T], w: &[T], dx: &mut [T]) {
+    dx.par_chunks_mut(s.h * s.w * s.c).enumerate().for_each_init(Vec::new, |scratch, (n, dx)| {
+        let w = &w[if s.per_sample { n } else { 0 } * s.weights()..][..s.weights()];
+        grad_x_image(s, dy, w, n, dx, scratch);
+    });
+}
+
+/// `dcols = dy · W`, scattered and added to `dx`.
 // ANCHOR: grad_x
-pub fn grad_x<T: Real>(s: &Sizes, dy: &[T], w: &[T], images: Range<usize>, dx: &mut [T], scratch: &mut Vec<T>) {
-    let before = images.start * s.h * s.w * s.c;
-    for rows in tiles(s, images.start * s.oh..images.end * s.oh) {
+fn grad_x_image<T: Real>(s: &Sizes, dy: &[T], w: &[T], image: usize, dx: &mut [T], scratch: &mut Vec<T>) {
+    let before = image * s.h * s.w * s.c;
+    for rows in tiles(s, image * s.oh..(image + 1) * s.oh) {
         let pixels = rows.len() * s.ow;
         for group in 0..s.geo.groups {
             scratch.resize(pixels * s.taps(), T::zero());
@@ -121,3 +167,21 @@ pub fn grad_x<T: Real>(s: &Sizes, dy: &[T], w: &[T], images: Range<usize>, dx: &
     }
 }
 // ANCHOR_END: grad_x
+
+/// `db[o] = Σ_{n,i,j} dy[n,o,i,j]`, or one for each sample without the sum over `n`.
+pub fn grad_b<T: Real>(s: &Sizes, dy: &[T]) -> Vec<T> {
+    let of_sample = |n: usize| {
+        let mut sum = vec![T::zero(); s.o];
+        dy[n * s.oh * s.ow * s.o..][..s.oh * s.ow * s.o].chunks_exact(s.o).for_each(|dy| add(&mut sum, dy));
+        sum
+    };
+    if s.per_sample {
+        return (0..s.n).into_par_iter().flat_map_iter(of_sample).collect();
+    }
+    let of_samples = |samples: Range<usize>| {
+        let mut sum = vec![T::zero(); s.o];
+        samples.for_each(|n| add(&mut sum, &of_sample(n)));
+        sum
+    };
+    sum_pieces(s.n, of_samples, |sum, part| add(sum, &part)).unwrap_or_else(|| vec![T::zero(); s.o])
+}

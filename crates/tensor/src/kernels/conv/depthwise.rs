@@ -1,98 +1,273 @@
 //! One kernel a channel (groups = C = O): too little arithmetic for a product, so the taps are added up directly.
-//! A tap is a vector over the channels; the rows and columns it reaches are known before the loops, which have no
-//! branch for the border.
+//! A tap is a vector over the channels. Forward and (conv.2) slide over padded rows of the input, (conv.3) over padded
+//! rows of the output's gradient: each pixel *gathers* from the pixels that read it, so nothing is written twice.
 
-use std::ops::Range;
+#![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::Sizes;
+use super::window::Window;
+use super::{BackwardTask, Bias, ForwardTask, Sizes};
 use crate::Real;
+use crate::kernels::moments::{RowMoments, Sums};
+use crate::kernels::pending::Rectifier;
+use crate::kernels::tile::{load, store};
+use crate::simd::{Kernel, Vector};
 
-/// Kernels `[C, kh·kw]` turned to `[kh·kw, C]`, for each sample that has its own: a tap becomes a vector.
+/// Kernels `[C, kh·kw]` turned to `[kh·kw, C]`: a tap becomes a vector.
 pub fn tap_major<T: Real>(s: &Sizes, w: &[T]) -> Vec<T> {
-    transpose_each(w, s.c, s.kh * s.kw)
+    transposed(w, s.c, s.kh * s.kw)
 }
 
 /// Gradients `[kh·kw, C]` turned back to `[C, kh·kw]`.
 pub fn channel_major<T: Real>(s: &Sizes, dw: &[T]) -> Vec<T> {
-    transpose_each(dw, s.kh * s.kw, s.c)
+    transposed(dw, s.kh * s.kw, s.c)
 }
 
-fn transpose_each<T: Real>(matrices: &[T], rows: usize, cols: usize) -> Vec<T> {
-    let transposed = |m: &[T]| (0..rows * cols).map(|i| m[i % rows * cols + i / rows]).collect::<Vec<_>>();
-    matrices.chunks_exact(rows * cols).flat_map(transposed).collect()
+fn transposed<T: Real>(m: &[T], rows: usize, cols: usize) -> Vec<T> {
+    (0..rows * cols).map(|i| m[i % rows * cols + i / rows]).collect()
 }
 
-/// The columns of the output that tap `(u, v)` reaches, for every `v`, and where the first one lies in an input row.
-fn reaches(s: &Sizes) -> Vec<(Range<usize>, usize)> {
-    let ([_, stride], [_, p], [_, d]) = (s.geo.stride, s.geo.padding, s.geo.dilation);
-    let reach = |v| {
-        let columns = s.columns_reached_by(v);
-        let first = if columns.is_empty() { 0 } else { columns.start * stride + v * d - p };
-        (columns, first)
-    };
-    (0..s.kw).map(reach).collect()
+/// A tap of a sum: where the input of the first output lies, and the tap's weights.
+#[derive(Clone, Copy)]
+struct Tap<T> {
+    x: *const T,
+    w: *const T,
 }
 
-/// (conv.1) for output rows `rows` of the batch; `y` holds the bias. `w` is tap-major.
-pub fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], rows: Range<usize>, y: &mut [T]) {
-    let (c, step, reaches) = (s.c, s.geo.stride[1] * s.c, reaches(s));
-    for (row, y) in rows.zip(y.chunks_exact_mut(s.ow * c)) {
-        for u in 0..s.kh {
-            let Some(h) = s.row_under(row % s.oh, u) else { continue };
-            let x = &x[(row / s.oh * s.h + h) * s.w * c..][..s.w * c];
-            for (v, (columns, first)) in reaches.iter().enumerate() {
-                let w = &w[(u * s.kw + v) * c..][..c];
-                let y = y[columns.start * c..columns.end * c].chunks_exact_mut(c);
-                for (y, x) in y.zip(x[first * c..].chunks(step)) {
-                    multiply_add(y, &x[..c], w);
+/// `count` outputs, `out_step` apart, each the sum of its taps: input `x + i·x_step` times the tap's weights.
+struct Gather<'a, T> {
+    taps: &'a [Tap<T>],
+    count: usize,
+    x_step: usize,
+    out: *mut T,
+    out_step: usize,
+    bias: Option<&'a [T]>,
+    rectifier: Rectifier,
+}
+
+impl<T: Real> Gather<'_, T> {
+    /// # Safety
+    /// C elements behind every pointer that the steps reach must be readable, those of the outputs writable.
+    // ANCHOR: gather
+    #[inline(always)]
+    unsafe fn run<V: Vector<T>>(&self, c: usize) {
+        for at in (0..c).step_by(V::LANES) {
+            let n = V::LANES.min(c - at);
+            let mut i = 0;
+            // SAFETY: the caller's promise; `at + n ≤ C`.
+            unsafe {
+                while i + 4 <= self.count {
+                    self.outputs::<V, 4>(i, at, n);
+                    i += 4;
+                }
+                while i < self.count {
+                    self.outputs::<V, 1>(i, at, n);
+                    i += 1;
                 }
             }
         }
     }
-}
 
-/// (conv.2) added to the tap-major `dw`, over output rows `rows` of the batch.
-pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mut [T]) {
-    let (c, step, reaches) = (s.c, s.geo.stride[1] * s.c, reaches(s));
-    for row in rows {
-        let dy = &dy[row * s.ow * c..][..s.ow * c];
-        for u in 0..s.kh {
-            let Some(h) = s.row_under(row % s.oh, u) else { continue };
-            let x = &x[(row / s.oh * s.h + h) * s.w * c..][..s.w * c];
-            for (v, (columns, first)) in reaches.iter().enumerate() {
-                let dw = &mut dw[(u * s.kw + v) * c..][..c];
-                let dy = dy[columns.start * c..columns.end * c].chunks_exact(c);
-                for (dy, x) in dy.zip(x[first * c..].chunks(step)) {
-                    multiply_add(dw, &x[..c], dy);
+    #[inline(always)]
+    unsafe fn outputs<V: Vector<T>, const R: usize>(&self, i: usize, at: usize, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bias = self.bias.map_or(V::splat(T::zero()), |bias| load::<T, V>(bias.as_ptr().add(at), n));
+            let mut sums = [bias; R];
+            for tap in self.taps {
+                let w = load::<T, V>(tap.w.add(at), n);
+                let x = tap.x.add(i * self.x_step + at);
+                for r in 0..R {
+                    sums[r] = load::<T, V>(x.add(r * self.x_step), n).mul_add(w, sums[r]);
                 }
+            }
+            for r in 0..R {
+                store(self.rectifier.apply(sums[r]), self.out.add((i + r) * self.out_step + at), n);
             }
         }
     }
+    // ANCHOR_END: gather
 }
 
-/// (conv.3) added to `dx`, zero before, for input rows `rows` of the batch: each row gathers from the output rows that
-/// read it, so no two tasks write the same element. `w` is tap-major.
-pub fn grad_x<T: Real>(s: &Sizes, dy: &[T], w: &[T], rows: Range<usize>, dx: &mut [T]) {
-    let (c, step, reaches) = (s.c, s.geo.stride[1] * s.c, reaches(s));
-    for (row, dx) in rows.zip(dx.chunks_exact_mut(s.w * c)) {
-        for u in 0..s.kh {
-            let Some(i) = s.row_above(row % s.h, u) else { continue };
-            let dy = &dy[(row / s.h * s.oh + i) * s.ow * c..][..s.ow * c];
-            for (v, (columns, first)) in reaches.iter().enumerate() {
-                let w = &w[(u * s.kw + v) * c..][..c];
-                let dy = dy[columns.start * c..columns.end * c].chunks_exact(c);
-                for (dy, dx) in dy.zip(dx[first * c..].chunks_mut(step)) {
-                    multiply_add(&mut dx[..c], dy, w);
-                }
+/// (conv.1) for some rows of the batch.
+pub(super) struct Forward<'a, T: Real>(pub ForwardTask<'a, T>);
+
+impl<T: Real> Kernel<T> for Forward<'_, T> {
+    type Output = RowMoments<T>;
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> RowMoments<T> {
+        let ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments } = self.0;
+        let c = s.c;
+        let mut moments = RowMoments::none(c);
+        let mut window = input_window(s, x);
+        let mut taps = Vec::with_capacity(s.kh * s.kw);
+        for (row, y) in rows.zip(y.chunks_exact_mut(s.ow * c)) {
+            let n = row / s.oh;
+            taps.clear();
+            for u in 0..s.kh {
+                let Some(h) = s.row_under(row % s.oh, u) else { continue };
+                let line = window.row::<V>(n * s.h + h);
+                let w = &panels.of(n)[u * s.kw * c..][..s.kw * c];
+                let tap = |v| Tap { x: line.wrapping_add(v * s.geo.dilation[1] * c), w: w[v * c..].as_ptr() };
+                taps.extend((0..s.kw).map(tap));
+            }
+            let gather = Gather {
+                taps: &taps,
+                count: s.ow,
+                x_step: s.geo.stride[1] * c,
+                out: y.as_mut_ptr(),
+                out_step: c,
+                bias: match bias {
+                    Bias::None => None,
+                    bias => Some(&bias.values(n)[..c]),
+                },
+                rectifier,
+            };
+            // SAFETY: every patch lies inside its padded rows, `y` holds a row of the output.
+            unsafe { gather.run::<V>(c) };
+            if with_moments {
+                moments.add::<V>(y);
             }
         }
+        moments
     }
 }
 
-/// `sum += a ⊙ b`: the innermost loop, over the channels.
+fn input_window<'a, T: Real, R: super::window::Rows<T>>(s: &Sizes, x: &'a R) -> Window<'a, T, R> {
+    Window::new(x, s.w, [s.geo.padding[1]; 2], (s.kh - 1) * s.geo.dilation[0] + 1)
+}
+
+/// (conv.2) and (conv.3) for some images.
+pub(super) struct Backward<'a, T: Real>(pub BackwardTask<'a, T>);
+
+impl<T: Real> Kernel<T> for Backward<'_, T> {
+    type Output = Sums;
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Sums {
+        let BackwardTask { s, x, dy, panels, images, mut dx, mut dw } = self.0;
+        let mut sums = Sums::zeros(s.c);
+        for n in images.clone() {
+            let at = n - images.start;
+            if let Some(dw) = &mut dw {
+                grad_w::<T, V>(s, x, dy, n, dw.of(if s.per_sample { at } else { 0 }));
+            }
+            if let Some(dx) = &mut dx {
+                let dx = &mut dx[at * s.h * s.w * s.c..][..s.h * s.w * s.c];
+                grad_x::<T, V>(s, dy, panels.of(n), n, dx, |row, dx| x.finish::<V>(row * s.w, dx, &mut sums));
+            }
+        }
+        sums
+    }
+}
+
+/// (conv.2) of image `n`, added to the tap-major `dw`.
 #[inline(always)]
-fn multiply_add<T: Real>(sum: &mut [T], a: &[T], b: &[T]) {
-    for ((sum, &a), &b) in sum.iter_mut().zip(a).zip(b) {
-        *sum += a * b;
+fn grad_w<T: Real, V: Vector<T>>(
+    s: &Sizes,
+    x: &crate::kernels::pending::Loader<'_, T>,
+    dy: &crate::kernels::pending::GradLoader<'_, T>,
+    n: usize,
+    dw: &mut [T],
+) {
+    let (c, d) = (s.c, s.geo.dilation[1]);
+    let mut window = input_window(s, x);
+    let mut dz = vec![T::zero(); s.ow * c];
+    for i in 0..s.oh {
+        dy.load::<V>((n * s.oh + i) * s.ow, s.ow, &mut dz, c);
+        for u in 0..s.kh {
+            let Some(h) = s.row_under(i, u) else { continue };
+            let line = window.row::<V>(n * s.h + h);
+            let mut v = 0;
+            while v < s.kw {
+                let dw = dw[(u * s.kw + v) * c..].as_mut_ptr();
+                let line = line.wrapping_add(v * d * c);
+                // SAFETY: every patch lies inside its padded row, `dz` holds a row, `dw` the taps from `v` on.
+                unsafe {
+                    if v + 3 <= s.kw {
+                        row_grad_w::<T, V, 3>(s, line, &dz, dw);
+                        v += 3;
+                    } else {
+                        row_grad_w::<T, V, 1>(s, line, &dz, dw);
+                        v += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One row's part of the gradients of TAPS taps side by side.
+///
+/// # Safety
+/// `line` must reach every patch of the row, `dw` TAPS vectors of C.
+#[inline(always)]
+unsafe fn row_grad_w<T: Real, V: Vector<T>, const TAPS: usize>(s: &Sizes, line: *const T, dz: &[T], dw: *mut T) {
+    let (c, step) = (s.c, s.geo.stride[1] * s.c);
+    let tap_step = s.geo.dilation[1] * c;
+    for at in (0..c).step_by(V::LANES) {
+        let n = V::LANES.min(c - at);
+        // SAFETY: the caller's promise; `at + n ≤ C`.
+        unsafe {
+            let mut sums: [[V; 2]; TAPS] = std::array::from_fn(|v| [load(dw.add(v * c + at), n), V::splat(T::zero())]);
+            for j in 0..s.ow {
+                let dz = load::<T, V>(dz.as_ptr().add(j * c + at), n);
+                for v in 0..TAPS {
+                    let x = load::<T, V>(line.add(j * step + v * tap_step + at), n);
+                    sums[v][j % 2] = x.mul_add(dz, sums[v][j % 2]);
+                }
+            }
+            for v in 0..TAPS {
+                store(sums[v][0].add(sums[v][1]), dw.add(v * c + at), n);
+            }
+        }
+    }
+}
+
+/// (conv.3) of image `n`; `done` gets each row as soon as it is written.
+///
+/// The columns `w = r + q·s` of one remainder r are read by the same taps v, at output column `q + (r + p − v·d)/s`.
+#[inline(always)]
+fn grad_x<T: Real, V: Vector<T>>(
+    s: &Sizes,
+    dy: &crate::kernels::pending::GradLoader<'_, T>,
+    w: &[T],
+    n: usize,
+    dx: &mut [T],
+    mut done: impl FnMut(usize, &mut [T]),
+) {
+    let (c, kw) = (s.c, s.kw as isize);
+    let [stride, p, d] = [s.geo.stride, s.geo.padding, s.geo.dilation].map(|axes| axes[1] as isize);
+    let reach = (kw - 1) * d / stride + 1; // zeros on the left: output columns down to −reach are asked for
+    let beyond = ((s.w as isize - 1 + p) / stride + 1 - s.ow as isize).max(0);
+    // The output rows that read one input row are at most this far apart.
+    let height = (s.kh - 1) * s.geo.dilation[0] / s.geo.stride[0] + 1;
+    let mut window = Window::new(dy, s.ow, [reach as usize, beyond as usize], height);
+    let mut taps = Vec::with_capacity(s.kh * s.kw);
+    for (h, dx) in dx.chunks_exact_mut(s.w * c).enumerate() {
+        for r in 0..stride.min(s.w as isize) {
+            taps.clear();
+            for u in 0..s.kh {
+                let Some(i) = s.row_above(h, u) else { continue };
+                let line = window.row::<V>(n * s.oh + i);
+                for v in (0..kw).filter(|v| (r + p - v * d).rem_euclid(stride) == 0) {
+                    let column = reach + (r + p - v * d).div_euclid(stride);
+                    let w = w[(u * s.kw + v as usize) * c..].as_ptr();
+                    taps.push(Tap { x: line.wrapping_add(column as usize * c), w });
+                }
+            }
+            let gather = Gather {
+                taps: &taps,
+                count: (s.w - r as usize).div_ceil(stride as usize),
+                x_step: c,
+                out: dx[r as usize * c..].as_mut_ptr(),
+                out_step: stride as usize * c,
+                bias: None,
+                rectifier: Rectifier::Identity,
+            };
+            // SAFETY: the zeros around the rows reach as far as the taps do, `dx` holds a row of the input.
+            unsafe { gather.run::<V>(c) };
+        }
+        done(n * s.h + h, dx);
     }
 }

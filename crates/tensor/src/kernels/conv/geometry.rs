@@ -1,7 +1,5 @@
 //! Where the taps of a kernel land: stride, padding, dilation and groups, and the one check of all shapes.
 
-use std::ops::Range;
-
 use crate::{Error, Real, Result, Tensor};
 
 /// Stride, zero padding and dilation along `[height, width]`, in pixels, and the number of groups. The extents of the
@@ -167,14 +165,6 @@ impl Sizes {
     /// Weights of all output channels (of one sample).
     pub fn weights(&self) -> usize {
         self.o * self.taps()
-    }
-
-    /// The output columns `j` whose tap `v` lands inside the image: `0 ≤ j·s + v·d − p < W`.
-    pub fn columns_reached_by(&self, v: usize) -> Range<usize> {
-        let ([_, s], [_, p], [_, d]) = (self.geo.stride, self.geo.padding, self.geo.dilation);
-        let start = p.saturating_sub(v * d).div_ceil(s);
-        let end = (self.w + p).saturating_sub(v * d).div_ceil(s).min(self.ow);
-        start.min(end)..end
     }
 
     /// The input row under tap `u` of output row `i`, `i·s + u·d − p`, if it lies inside the image.

@@ -8,21 +8,27 @@
 //! `db[o]` is the sum of `dy` over n, i and j. A convolution *per sample* (dynamic kernels) is the same three with
 //! `w[n,o,c,u,v]` and `b[n,o]`, and without the sum over n in (conv.2).
 //!
-//! Three paths: 1x1 kernels are one product over the pixels of the whole batch, depthwise kernels are added up tap by
-//! tap, everything else goes through columns and a product a group.
+//! Four paths: 1x1 kernels are one product over the pixels, depthwise kernels are added up tap by tap, k x k kernels are
+//! a product that reads patches where they lie, and everything else goes through columns and a product a group.
+//!
+//! Input and gradient may be [pending](super::pending): the first three paths make them while they load.
 
 mod columns;
+mod dense;
 mod depthwise;
 mod geometry;
 mod plan;
 mod pointwise;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use geometry::Geometry;
 pub(crate) use geometry::Sizes;
-use plan::Plan;
+use plan::{BackwardTask, Bias, ForwardTask, Plan};
 
+use super::batch_norm::BatchStats;
+use super::pending::{MaskedGrad, Pending, PendingGrad, Rectifier};
 use crate::{Real, Result, Tensor};
 
 /// Which gradients a caller wants; the others are not computed.
@@ -114,6 +120,69 @@ pub fn conv2d_per_sample_backward<T: Real>(
     backward("conv2d_per_sample_backward", x, w, dy, geo, want, true)
 }
 
+/// What a convolution does while its output is in registers or in cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The rectifier applied to the output.
+    pub rectifier: Rectifier,
+    /// Whether the statistics of the output are gathered, for the batch norm behind it.
+    pub statistics: bool,
+}
+
+/// The gradients of a convolution whose input may be pending.
+#[derive(Clone, Debug)]
+pub struct PendingConvGrads<T: Real> {
+    /// The input's, masked and summed for the batch norm that is pending there.
+    pub dx: Option<MaskedGrad<T>>,
+    /// The kernels'.
+    pub dw: Option<Tensor<T>>,
+    /// The bias's.
+    pub db: Option<Tensor<T>>,
+}
+
+/// Convolution of a pending map, (pend.1) and (conv.1), with kernels for all samples or for each one.
+///
+/// # Shapes
+/// As [`conv2d`] and [`conv2d_per_sample`]; statistics `[O]`.
+///
+/// # Errors
+/// As these, and if statistics of fewer than two values a channel are wanted.
+pub fn conv2d_pending<T: Real>(
+    x: &Pending<T>,
+    w: &Tensor<T>,
+    b: Option<&Tensor<T>>,
+    geo: &Geometry,
+    per_sample: bool,
+    options: Options,
+) -> Result<(Tensor<T>, Option<BatchStats<T>>)> {
+    const OP: &str = "conv2d";
+    let s = Sizes::check(OP, &x.z, w, geo, per_sample)?;
+    b.map_or(Ok(()), |b| s.check_bias(OP, b))?;
+    Plan::new(s).forward(OP, x, w.as_slice(), b.map(Tensor::as_slice), options)
+}
+
+/// The gradients of [`conv2d_pending`] from a gradient that may be pending too, (pend.3): (conv.2), (conv.3) and
+/// (pend.2), as far as wanted.
+///
+/// # Shapes
+/// As [`conv2d_backward`] and [`conv2d_per_sample_backward`].
+///
+/// # Errors
+/// As these.
+pub fn conv2d_pending_backward<T: Real>(
+    x: &Pending<T>,
+    w: &Tensor<T>,
+    dy: &PendingGrad<T>,
+    geo: &Geometry,
+    per_sample: bool,
+    want: Want,
+) -> Result<PendingConvGrads<T>> {
+    const OP: &str = "conv2d_backward";
+    let s = Sizes::check(OP, &x.z, w, geo, per_sample)?;
+    s.check_dy(OP, &dy.dy)?;
+    Plan::new(s).backward(x, w, dy, want)
+}
+
 // ANCHOR: conv2d_forward
 fn forward<T: Real>(
     op: &'static str,
@@ -125,9 +194,8 @@ fn forward<T: Real>(
 ) -> Result<Tensor<T>> {
     let s = Sizes::check(op, x, w, geo, per_sample)?;
     b.map_or(Ok(()), |b| s.check_bias(op, b))?;
-    let mut y = Tensor::zeros(s.y_shape());
-    Plan::new(s).forward(x.as_slice(), w.as_slice(), b.map(Tensor::as_slice), y.as_mut_slice());
-    Ok(y)
+    let x = Pending::plain(x.clone());
+    Ok(Plan::new(s).forward(op, &x, w.as_slice(), b.map(Tensor::as_slice), Options::default())?.0)
 }
 // ANCHOR_END: conv2d_forward
 
@@ -143,15 +211,8 @@ fn backward<T: Real>(
 ) -> Result<ConvGrads<T>> {
     let s = Sizes::check(op, x, w, geo, per_sample)?;
     s.check_dy(op, dy)?;
-    let plan = Plan::new(s);
-    let dx = want.x.then(|| {
-        let mut dx = Tensor::zeros(x.shape());
-        plan.grad_x(dy.as_slice(), w.as_slice(), dx.as_mut_slice());
-        dx
-    });
-    let dw = want.w.then(|| Tensor::from_memory(w.shape(), plan.grad_w(x.as_slice(), dy.as_slice()))).transpose()?;
-    let db = want.b.then(|| plan.grad_b(dy.as_slice()));
-    let db = db.map(|db| if per_sample { Tensor::from_memory([s.n, s.o], db) } else { Tensor::from_memory([s.o], db) });
-    Ok(ConvGrads { dx, dw, db: db.transpose()? })
+    let (x, dy) = (Pending::plain(x.clone()), PendingGrad::plain(dy.clone()));
+    let PendingConvGrads { dx, dw, db } = Plan::new(s).backward(&x, w, &dy, want)?;
+    Ok(ConvGrads { dx: dx.map(|dx| dx.dy), dw, db })
 }
 // ANCHOR_END: conv2d_backward

@@ -1,28 +1,28 @@
 //! Which path computes a convolution, and how its work is split over threads.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
-use rayon::prelude::*;
+use super::{Options, PendingConvGrads, Sizes, Want, columns, dense, depthwise, pointwise};
+use crate::kernels::batch_norm::BatchStats;
+use crate::kernels::moments::{Moments, RowMoments, Sums};
+use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, statistics, total};
+use crate::kernels::tile::{Start, from_transposed_panel, panel, panel_row, transposed_panel};
+use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
+use crate::simd::{Kernel, Vector, dispatch};
+use crate::{Real, Result, Tensor};
 
-use super::{Sizes, columns, depthwise, pointwise};
-use crate::Real;
-use crate::parallel::{PIECES, sum_pieces};
-
-/// Elements of the widest map a task covers: enough to pay for the task, few enough to stay in cache.
-const TASK: usize = 1 << 15;
-/// Pixels a partial `dW` sums at least.
-const PIXELS: usize = 128;
 /// Elements all partial `dW` together may have.
 const PARTIALS: usize = 1 << 24;
 
 /// The ways to compute a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
-    /// One product over the pixels of the whole batch.
+    /// One product over the pixels.
     Pointwise,
     /// Taps added up directly, vectors over channels.
     Depthwise,
+    /// A product that reads patches where they lie.
+    Dense,
     /// Columns and a product a group: everything else.
     Columns,
 }
@@ -36,6 +36,8 @@ impl Path {
             Path::Pointwise
         } else if s.geo.groups == s.c && s.geo.groups == s.o {
             Path::Depthwise
+        } else if s.geo.groups == 1 {
+            Path::Dense
         } else {
             Path::Columns
         }
@@ -43,8 +45,88 @@ impl Path {
     // ANCHOR_END: path
 }
 
-/// A convolution ready to run: its sizes and its path. Rows are counted over the whole batch, row `n·OH + i` of the
-/// output is row `i` of sample `n`.
+/// The kernels in the order in which a path reads them, one set for all samples or one for each.
+#[derive(Clone, Copy)]
+pub(super) struct Panels<'a, T> {
+    memory: &'a [T],
+    /// Elements of a sample's set; 0 where all share one.
+    each: usize,
+}
+
+impl<'a, T> Panels<'a, T> {
+    #[inline(always)]
+    pub fn of(&self, n: usize) -> &'a [T] {
+        &self.memory[n * self.each..]
+    }
+}
+
+/// Gradients of kernels in the same order.
+pub(super) struct PanelsMut<'a, T> {
+    memory: &'a mut [T],
+    each: usize,
+}
+
+impl<T> PanelsMut<'_, T> {
+    #[inline(always)]
+    pub fn of(&mut self, n: usize) -> &mut [T] {
+        &mut self.memory[n * self.each..]
+    }
+}
+
+/// The bias in whole vectors, for all samples or one for each.
+#[derive(Clone, Copy)]
+pub(super) enum Bias<'a, T> {
+    None,
+    Of { memory: &'a [T], each: usize },
+}
+
+impl<'a, T> Bias<'a, T> {
+    /// What a product starts from.
+    #[inline(always)]
+    pub fn start(&self, n: usize) -> Start<T> {
+        match self {
+            Bias::None => Start::Zero,
+            Bias::Of { .. } => Start::Bias(self.values(n).as_ptr()),
+        }
+    }
+
+    #[inline(always)]
+    pub fn values(&self, n: usize) -> &'a [T] {
+        match self {
+            Bias::None => &[],
+            Bias::Of { memory, each } => &memory[n * each..],
+        }
+    }
+}
+
+/// Some rows of a forward pass, counted over the batch.
+pub(super) struct ForwardTask<'a, T: Real> {
+    pub s: &'a Sizes,
+    pub x: &'a Loader<'a, T>,
+    pub panels: Panels<'a, T>,
+    pub bias: Bias<'a, T>,
+    pub rectifier: Rectifier,
+    pub rows: Range<usize>,
+    /// The rows of the output.
+    pub y: &'a mut [T],
+    /// Whether the moments of the output are wanted.
+    pub with_moments: bool,
+}
+
+/// Some images of a backward pass.
+pub(super) struct BackwardTask<'a, T: Real> {
+    pub s: &'a Sizes,
+    pub x: &'a Loader<'a, T>,
+    pub dy: &'a GradLoader<'a, T>,
+    pub panels: Panels<'a, T>,
+    pub images: Range<usize>,
+    /// The images of `dx`, if wanted.
+    pub dx: Option<&'a mut [T]>,
+    /// The sum over the images, or one set an image; zero before.
+    pub dw: Option<PanelsMut<'a, T>>,
+}
+
+/// A convolution ready to run: its sizes and its path.
 pub(super) struct Plan {
     s: Sizes,
     path: Path,
@@ -55,113 +137,203 @@ impl Plan {
         Plan { s, path: Path::of(&s) }
     }
 
-    /// (conv.1) into `y`.
-    pub fn forward<T: Real>(&self, x: &[T], w: &[T], b: Option<&[T]>, y: &mut [T]) {
-        let (s, w) = (&self.s, self.packed(w));
-        let task_rows = if s.per_sample { s.oh } else { rows_per_task(s.ow * s.c.max(s.o)) };
-        y.par_chunks_mut(task_rows * s.ow * s.o).enumerate().for_each_init(Vec::new, |scratch, (task, y)| {
-            let rows = part(task, task_rows, s.n * s.oh);
-            let kernel = if s.per_sample { task } else { 0 };
-            let w = &w[kernel * s.weights()..][..s.weights()];
-            if let Some(b) = b {
-                let b = &b[kernel * s.o..][..s.o];
-                y.chunks_exact_mut(s.o).for_each(|y| y.copy_from_slice(b));
-            }
-            match self.path {
-                Path::Pointwise => pointwise::forward(s, x, w, rows, y),
-                Path::Depthwise => depthwise::forward(s, x, w, rows, y),
-                Path::Columns => columns::forward(s, x, w, rows, y, scratch),
-            }
-        });
-    }
-
-    /// (conv.2): `dW` in memory order, summed over the batch or one for each sample.
-    pub fn grad_w<T: Real>(&self, x: &[T], dy: &[T]) -> Vec<T> {
+    /// Multiply-adds of (conv.1).
+    fn work(&self) -> usize {
         let s = &self.s;
-        let accumulate = |rows: Range<usize>, dw: &mut [T], scratch: &mut Vec<T>| match self.path {
-            Path::Pointwise => pointwise::grad_w(s, x, dy, rows, dw),
-            Path::Depthwise => depthwise::grad_w(s, x, dy, rows, dw),
-            Path::Columns => columns::grad_w(s, x, dy, rows, dw, scratch),
-        };
-        let dw = if s.per_sample {
-            let mut dw = vec![T::zero(); s.n * s.weights()];
-            dw.par_chunks_mut(s.weights())
-                .enumerate()
-                .for_each_init(Vec::new, |scratch, (n, dw)| accumulate(n * s.oh..(n + 1) * s.oh, dw, scratch));
-            dw
-        } else {
-            let rows = s.n * s.oh;
-            let at_most = (PARTIALS / s.weights()).clamp(4, PIECES).min(rows);
-            let parts = (rows * s.ow).div_ceil(PIXELS).min(at_most);
-            let sum = |part: Range<usize>| {
-                let mut dw = vec![T::zero(); s.weights()];
-                accumulate(rows * part.start / parts..rows * part.end / parts, &mut dw, &mut Vec::new());
-                dw
-            };
-            sum_pieces(parts, sum, |sum, part| add(sum, &part)).unwrap_or_else(|| vec![T::zero(); s.weights()])
-        };
-        if self.path == Path::Depthwise { depthwise::channel_major(s, &dw) } else { dw }
+        (s.n * s.oh * s.ow).saturating_mul(s.weights())
     }
 
-    /// (conv.3) into `dx`, zero before.
-    pub fn grad_x<T: Real>(&self, dy: &[T], w: &[T], dx: &mut [T]) {
-        let (s, w) = (&self.s, self.packed(w));
-        let rows = rows_per_task(s.w * s.c.max(s.o));
-        let task_rows = match self.path {
-            _ if s.per_sample => s.h,
-            Path::Columns => rows.div_ceil(s.h) * s.h, // whole images: patches overlap
-            Path::Pointwise | Path::Depthwise => rows,
-        };
-        dx.par_chunks_mut(task_rows * s.w * s.c).enumerate().for_each_init(Vec::new, |scratch, (task, dx)| {
-            let rows = part(task, task_rows, s.n * s.h);
-            let w = &w[if s.per_sample { task } else { 0 } * s.weights()..][..s.weights()];
-            match self.path {
-                Path::Pointwise => pointwise::grad_x(s, dy, w, rows, dx),
-                Path::Depthwise => depthwise::grad_x(s, dy, w, rows, dx),
-                Path::Columns => columns::grad_x(s, dy, w, rows.start / s.h..rows.end / s.h, dx, scratch),
-            }
-        });
-    }
-
-    /// `db[o] = Σ_{n,i,j} dy[n,o,i,j]`, or one for each sample without the sum over `n`.
-    pub fn grad_b<T: Real>(&self, dy: &[T]) -> Vec<T> {
-        let s = &self.s;
-        let of_sample = |n: usize| {
-            let mut sum = vec![T::zero(); s.o];
-            dy[n * s.oh * s.ow * s.o..][..s.oh * s.ow * s.o].chunks_exact(s.o).for_each(|dy| add(&mut sum, dy));
-            sum
-        };
-        if s.per_sample {
-            return (0..s.n).into_par_iter().flat_map_iter(of_sample).collect();
+    /// The kernels of every sample, packed by `pack`.
+    fn pack<T: Real>(&self, w: &[T], pack: impl Fn(&[T]) -> Vec<T> + Sync + Send) -> (Vec<T>, usize) {
+        let sets: Vec<&[T]> = w.chunks_exact(self.s.weights()).collect();
+        if !self.s.per_sample {
+            return (pack(w), 0);
         }
-        let of_samples = |samples: Range<usize>| {
-            let mut sum = vec![T::zero(); s.o];
-            samples.for_each(|n| add(&mut sum, &of_sample(n)));
-            sum
-        };
-        sum_pieces(s.n, of_samples, |sum, part| add(sum, &part)).unwrap_or_else(|| vec![T::zero(); s.o])
+        let packed = run_tasks(sets, w.len(), pack);
+        let each = packed.first().map_or(0, Vec::len);
+        (packed.concat(), each)
     }
 
-    /// The kernels in the order in which the path reads them.
-    fn packed<'a, T: Real>(&self, w: &'a [T]) -> Cow<'a, [T]> {
+    /// The kernels as the forward pass reads them.
+    fn forward_panels<T: Real>(&self, w: &[T]) -> (Vec<T>, usize) {
+        let s = &self.s;
         match self.path {
-            Path::Depthwise => Cow::Owned(depthwise::tap_major(&self.s, w)),
-            Path::Pointwise | Path::Columns => Cow::Borrowed(w),
+            Path::Depthwise => self.pack(w, |w| depthwise::tap_major(s, w)),
+            _ => self.pack(w, |w| transposed_panel(w, s.o, s.taps())),
         }
+    }
+
+    /// The kernels as (conv.3) reads them.
+    fn backward_panels<T: Real>(&self, w: &[T]) -> (Vec<T>, usize) {
+        let s = &self.s;
+        match self.path {
+            Path::Depthwise => self.pack(w, |w| depthwise::tap_major(s, w)),
+            Path::Dense => self.pack(w, |w| dense::turned_panel(s, w)),
+            _ => self.pack(w, |w| panel(w, s.c)),
+        }
+    }
+
+    /// (conv.1), with what `options` ask for.
+    pub fn forward<T: Real>(
+        &self,
+        op: &'static str,
+        x: &Pending<T>,
+        w: &[T],
+        b: Option<&[T]>,
+        options: Options,
+    ) -> Result<(Tensor<T>, Option<BatchStats<T>>)> {
+        let s = &self.s;
+        let Options { rectifier, statistics: with_moments } = options;
+        let mut y = Tensor::any(s.y_shape());
+        let rows = ranges(s.n * s.oh, PIECES);
+        let parts = parts_mut(y.as_mut_slice(), &rows, s.ow * s.o);
+        let tasks = rows.iter().cloned().zip(parts).collect();
+        let moments: Vec<Moments> = if self.path == Path::Columns {
+            let x = x.make();
+            run_tasks(tasks, self.work(), |(rows, y)| {
+                columns::forward(s, x.as_slice(), w, b, rows, y);
+                dispatch(Finish { c: s.o, y, rectifier, with_moments }).finish()
+            })
+        } else {
+            let (panels, each) = self.forward_panels(w);
+            let panels = Panels { memory: &panels, each };
+            let row = panel_row(s.o);
+            let padded = b.map(|b| panel(b, s.o));
+            let bias = match &padded {
+                None => Bias::None,
+                Some(memory) => Bias::Of { memory, each: if s.per_sample { row } else { 0 } },
+            };
+            let x = &x.loader();
+            run_tasks(tasks, self.work(), |(rows, y)| {
+                let task = ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments };
+                match self.path {
+                    Path::Pointwise => dispatch(pointwise::Forward(task)).finish(),
+                    Path::Depthwise => dispatch(depthwise::Forward(task)).finish(),
+                    _ => dispatch(dense::Forward(task)).finish(),
+                }
+            })
+        };
+        let stats = with_moments.then(|| statistics(op, moments)).transpose()?;
+        Ok((y, stats))
+    }
+
+    /// (conv.2) and (conv.3), as far as wanted, in shapes of memory.
+    pub fn backward<T: Real>(
+        &self,
+        x: &Pending<T>,
+        w: &Tensor<T>,
+        dy: &PendingGrad<T>,
+        want: Want,
+    ) -> Result<PendingConvGrads<T>> {
+        let s = &self.s;
+        let by_columns = self.path == Path::Columns || (self.path == Path::Dense && !dense::turns(s));
+        let made = (want.b || by_columns).then(|| dy.clone().make());
+        let mut grads = PendingConvGrads { dx: None, dw: None, db: None };
+        if let (true, Some(dy)) = (want.b, &made) {
+            let db = columns::grad_b(s, dy.as_slice());
+            let shape: &[usize] = if s.per_sample { &[s.n, s.o] } else { &[s.o] };
+            grads.db = Some(Tensor::from_memory(shape, db)?);
+        }
+        if let (true, true, Some(dy)) = (want.x, by_columns, &made) {
+            let mut dx = Tensor::zeros(x.z.shape());
+            columns::grad_x(s, dy.as_slice(), w.as_slice(), dx.as_mut_slice());
+            grads.dx = Some(MaskedGrad::of(x, dx)?);
+        }
+        if self.path == Path::Columns {
+            if let (true, Some(dy)) = (want.w, &made) {
+                let dw = columns::grad_w(s, x.make().as_slice(), dy.as_slice());
+                grads.dw = Some(Tensor::from_memory(w.shape(), dw)?);
+            }
+            return Ok(grads);
+        }
+        let want_x = want.x && !by_columns;
+        if !want_x && !want.w {
+            return Ok(grads);
+        }
+        let (panels, each) = if want_x { self.backward_panels(w.as_slice()) } else { (Vec::new(), 0) };
+        let panels = Panels { memory: &panels, each };
+        let of_kernels = match self.path {
+            Path::Depthwise => s.weights(),
+            _ => s.taps() * panel_row(s.o),
+        };
+        let images = ranges(s.n, (PARTIALS / of_kernels.max(1)).clamp(4, PIECES));
+        let mut dx = want_x.then(|| Tensor::any(x.z.shape()));
+        let dxs: Vec<Option<&mut [T]>> = match &mut dx {
+            Some(dx) => parts_mut(dx.as_mut_slice(), &images, s.h * s.w * s.c).into_iter().map(Some).collect(),
+            None => images.iter().map(|_| None).collect(),
+        };
+        let (loader, gradient) = (&x.loader(), &dy.loader());
+        let tasks = images.into_iter().zip(dxs).collect();
+        let parts = run_tasks(tasks, self.work(), |(images, dx)| {
+            let sets = if s.per_sample { images.len() } else { 1 };
+            let mut memory = if want.w { vec![T::zero(); sets * of_kernels] } else { Vec::new() };
+            let dw = want.w.then_some(PanelsMut { memory: &mut memory, each: of_kernels });
+            let task = BackwardTask { s, x: loader, dy: gradient, panels, images, dx, dw };
+            let sums = match self.path {
+                Path::Pointwise => dispatch(pointwise::Backward(task)),
+                Path::Depthwise => dispatch(depthwise::Backward(task)),
+                _ => dispatch(dense::Backward(task)),
+            };
+            (sums, memory)
+        });
+        let (sums, kernels): (Vec<Sums>, Vec<Vec<T>>) = parts.into_iter().unzip();
+        if let Some(dx) = dx {
+            grads.dx = Some(MaskedGrad { dy: dx, sums: total(sums, loader) });
+        }
+        if want.w {
+            let unpack = |panel: &[T]| match self.path {
+                Path::Depthwise => depthwise::channel_major(s, panel),
+                _ => from_transposed_panel(panel, s.o, s.taps()),
+            };
+            let dw = if s.per_sample {
+                kernels.iter().flat_map(|sets| sets.chunks_exact(of_kernels)).flat_map(unpack).collect()
+            } else {
+                let mut kernels = kernels.into_iter();
+                let mut sum = kernels.next().unwrap_or_else(|| vec![T::zero(); of_kernels]);
+                kernels.for_each(|part| add(&mut sum, &part));
+                unpack(&sum)
+            };
+            grads.dw = Some(Tensor::from_memory(w.shape(), dw)?);
+        }
+        Ok(grads)
     }
 }
 
-/// Rows of `width` elements a task computes.
-fn rows_per_task(width: usize) -> usize {
-    (TASK / width).max(1)
+/// What the other paths do while they write: the rectifier and the moments of finished rows.
+struct Finish<'a, T> {
+    c: usize,
+    y: &'a mut [T],
+    rectifier: Rectifier,
+    with_moments: bool,
 }
 
-/// The rows of task number `task`.
-fn part(task: usize, task_rows: usize, rows: usize) -> Range<usize> {
-    task * task_rows..((task + 1) * task_rows).min(rows)
+impl<T: Real> Kernel<T> for Finish<'_, T> {
+    type Output = RowMoments<T>;
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> RowMoments<T> {
+        let mut moments = RowMoments::none(self.c);
+        if let Some((low, high)) = self.rectifier.bounds::<T>() {
+            // A NaN is neither below nor above.
+            self.y.iter_mut().for_each(|y| {
+                *y = if *y < low {
+                    low
+                } else if *y > high {
+                    high
+                } else {
+                    *y
+                }
+            });
+        }
+        if self.with_moments {
+            const BLOCK: usize = 64; // pixels summed in `T`
+            self.y.chunks(BLOCK * self.c).for_each(|y| moments.add::<V>(y));
+        }
+        moments
+    }
 }
 
 /// `sum += values`.
-fn add<T: Real>(sum: &mut [T], values: &[T]) {
+pub(super) fn add<T: Real>(sum: &mut [T], values: &[T]) {
     sum.iter_mut().zip(values).for_each(|(sum, &value)| *sum += value);
 }

@@ -1,37 +1,148 @@
 //! 1x1 kernels with stride 1 and no padding: channels last, an image *is* the matrix pixels × channels, so the
-//! convolution of the whole batch is one tall product and nothing is gathered.
+//! convolution is one tall product. It goes block by block of pixels: a block is made, multiplied and finished while it
+//! lies in the first cache.
+
+#![allow(unsafe_code, reason = "products take raw pointers")]
 
 use std::ops::Range;
 
-use super::Sizes;
+use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
-use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
+use crate::kernels::moments::{RowMoments, Sums};
+use crate::kernels::pending::Rectifier;
+use crate::kernels::tile::{Chunk, Product, Start, panel_row};
+use crate::simd::{Kernel, Vector};
 
-/// The elements of image rows `rows`, counted over the batch, with `width` elements a row.
-fn part<'a, T>(data: &'a [T], rows: &Range<usize>, width: usize) -> &'a [T] {
-    &data[rows.start * width..rows.end * width]
+/// Elements of the wider side of a block.
+const BLOCK: usize = 1 << 11;
+
+/// Pixels of a block.
+fn block(s: &Sizes) -> usize {
+    (BLOCK / s.c.max(s.o)).clamp(8, 64)
 }
 
-/// (conv.1) `y [pixels,O] += x [pixels,C] · Wᵀ` for output rows `rows`; `y` holds the bias.
+/// The pixels of rows `rows` in stretches that share their kernels: all of them, or image by image.
+fn stretches(s: &Sizes, rows: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let (first, last) = (rows.start * s.w, rows.end * s.w);
+    let image = s.h * s.w;
+    let images = if s.per_sample { first / image..last.div_ceil(image) } else { 0..1 };
+    let per_sample = s.per_sample;
+    images
+        .map(move |n| if per_sample { (n, first.max(n * image)..last.min((n + 1) * image)) } else { (0, first..last) })
+}
+
+/// `pixels` in blocks.
+fn blocks(s: &Sizes, pixels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let step = block(s);
+    pixels.clone().step_by(step).map(move |start| start..(start + step).min(pixels.end))
+}
+
+/// (conv.1) for some rows of the batch.
+pub(super) struct Forward<'a, T: Real>(pub ForwardTask<'a, T>);
+
 // ANCHOR: forward
-pub fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], rows: Range<usize>, y: &mut [T]) {
-    let (pixels, x) = (rows.len() * s.ow, part(x, &rows, s.w * s.c));
-    let (x, w) = (Mat::row_major(x, pixels, s.c), Mat::row_major(w, s.o, s.c));
-    gemm(x, w.t(), Accumulate::Add, MatMut::row_major(y, pixels, s.o));
+impl<T: Real> Kernel<T> for Forward<'_, T> {
+    type Output = RowMoments<T>;
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> RowMoments<T> {
+        let ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments } = self.0;
+        let mut moments = RowMoments::none(s.o);
+        let mut made = vec![T::zero(); block(s) * s.c];
+        let first = rows.start * s.w;
+        for (n, pixels) in stretches(s, rows) {
+            for block in blocks(s, pixels) {
+                let a = match x.as_is(block.start, block.len()) {
+                    Some(a) => a,
+                    None => {
+                        x.load::<V>(block.start, block.len(), None, &mut made, s.c);
+                        &made[..]
+                    }
+                };
+                let y = &mut y[(block.start - first) * s.o..][..block.len() * s.o];
+                let product = Product {
+                    rows: block.len(),
+                    columns: s.o,
+                    a_row: s.c,
+                    a_step: 1,
+                    b_row: panel_row(s.o),
+                    start: bias.start(n),
+                    out: y.as_mut_ptr(),
+                    out_row: s.o,
+                    rectifier,
+                };
+                // SAFETY: `a` and `y` hold the block's rows, the panel C rows.
+                unsafe { product.run::<V>(&[Chunk { a: a.as_ptr(), b: panels.of(n).as_ptr(), k: s.c }]) };
+                if with_moments {
+                    moments.add::<V>(y);
+                }
+            }
+        }
+        moments
+    }
 }
 // ANCHOR_END: forward
 
-/// (conv.2) `dW += dyᵀ · x` over output rows `rows`.
-pub fn grad_w<T: Real>(s: &Sizes, x: &[T], dy: &[T], rows: Range<usize>, dw: &mut [T]) {
-    let pixels = rows.len() * s.ow;
-    let x = Mat::row_major(part(x, &rows, s.w * s.c), pixels, s.c);
-    let dy = Mat::row_major(part(dy, &rows, s.ow * s.o), pixels, s.o);
-    gemm(dy.t(), x, Accumulate::Add, MatMut::row_major(dw, s.o, s.c));
-}
+/// (conv.2) and (conv.3) for some images: both in one pass over the pixels.
+pub(super) struct Backward<'a, T: Real>(pub BackwardTask<'a, T>);
 
-/// (conv.3) `dx = dy · W` for input rows `rows`.
-pub fn grad_x<T: Real>(s: &Sizes, dy: &[T], w: &[T], rows: Range<usize>, dx: &mut [T]) {
-    let (pixels, dy) = (rows.len() * s.w, part(dy, &rows, s.ow * s.o));
-    let (dy, w) = (Mat::row_major(dy, pixels, s.o), Mat::row_major(w, s.o, s.c));
-    gemm(dy, w, Accumulate::Set, MatMut::row_major(dx, pixels, s.c));
+// ANCHOR: backward
+impl<T: Real> Kernel<T> for Backward<'_, T> {
+    type Output = Sums;
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Sums {
+        let BackwardTask { s, x, dy, panels, images, mut dx, mut dw } = self.0;
+        let mut sums = Sums::zeros(s.c);
+        let (o_row, c_row) = (panel_row(s.o), panel_row(s.c));
+        let (mut made, mut dz) = (vec![T::zero(); block(s) * s.c], vec![T::zero(); block(s) * o_row]);
+        let first = images.start * s.h * s.w;
+        for (n, pixels) in stretches(s, images.start * s.h..images.end * s.h) {
+            for block in blocks(s, pixels) {
+                dy.load::<V>(block.start, block.len(), &mut dz, o_row);
+                if let Some(dw) = &mut dw {
+                    let a = match x.as_is(block.start, block.len()) {
+                        Some(a) => a,
+                        None => {
+                            x.load::<V>(block.start, block.len(), None, &mut made, s.c);
+                            &made[..]
+                        }
+                    };
+                    let dw = dw.of(n - if s.per_sample { images.start } else { 0 });
+                    let product = Product {
+                        rows: s.c,
+                        columns: s.o,
+                        a_row: 1,
+                        a_step: s.c,
+                        b_row: o_row,
+                        start: Start::Output,
+                        out: dw.as_mut_ptr(),
+                        out_row: o_row,
+                        rectifier: Rectifier::Identity,
+                    };
+                    // SAFETY: `a` and `dz` hold the block's rows, `dw` C rows of a panel.
+                    unsafe { product.run::<V>(&[Chunk { a: a.as_ptr(), b: dz.as_ptr(), k: block.len() }]) };
+                }
+                if let Some(dx) = &mut dx {
+                    let dx = &mut dx[(block.start - first) * s.c..][..block.len() * s.c];
+                    let product = Product {
+                        rows: block.len(),
+                        columns: s.c,
+                        a_row: o_row,
+                        a_step: 1,
+                        b_row: c_row,
+                        start: Start::Zero,
+                        out: dx.as_mut_ptr(),
+                        out_row: s.c,
+                        rectifier: Rectifier::Identity,
+                    };
+                    // SAFETY: `dz` and `dx` hold the block's rows, the panel O rows.
+                    unsafe { product.run::<V>(&[Chunk { a: dz.as_ptr(), b: panels.of(n).as_ptr(), k: s.o }]) };
+                    x.finish::<V>(block.start, dx, &mut sums);
+                }
+            }
+        }
+        sums
+    }
 }
+// ANCHOR_END: backward

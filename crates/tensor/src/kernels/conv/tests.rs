@@ -34,7 +34,7 @@ fn case(x: [usize; 4], w: [usize; 3], geo: Geometry) -> Case {
 }
 
 fn table() -> Vec<(Path, &'static str, Case)> {
-    use Path::{Columns, Depthwise, Pointwise};
+    use Path::{Columns, Dense, Depthwise, Pointwise};
     let geo = Geometry::default();
     let tall = Geometry { padding: [1, 0], ..geo };
     let lopsided = Geometry { stride: [2, 1], padding: [0, 2], dilation: [1, 3], groups: 2 };
@@ -43,24 +43,24 @@ fn table() -> Vec<(Path, &'static str, Case)> {
         (Pointwise, "1x1, one channel in, one out, batch 1", case([1, 1, 3, 2], [1, 1, 1], geo)),
         (Pointwise, "1x1 on one pixel", case([3, 8, 1, 1], [9, 1, 1], geo)),
         (Pointwise, "1x1 over several tasks", case([5, 24, 33, 31], [40, 1, 1], geo)),
-        (Columns, "1x1 with stride 2 on an odd size", case([2, 5, 7, 9], [4, 1, 1], geo.stride(2))),
-        (Columns, "1x1 with padding", case([2, 3, 4, 5], [4, 1, 1], geo.padding(1))),
+        (Dense, "1x1 with stride 2 on an odd size", case([2, 5, 7, 9], [4, 1, 1], geo.stride(2))),
+        (Dense, "1x1 with padding", case([2, 3, 4, 5], [4, 1, 1], geo.padding(1))),
         (Columns, "1x1 in groups", case([2, 6, 4, 5], [4, 1, 1], geo.groups(2))),
-        (Columns, "3x3", case([2, 3, 6, 5], [4, 3, 3], geo.padding(1))),
-        (Columns, "3x3 without padding, batch 1", case([1, 2, 5, 4], [3, 3, 3], geo)),
-        (Columns, "3x3 with stride 2 on odd sizes", case([2, 3, 7, 9], [4, 3, 3], geo.stride(2).padding(1))),
-        (Columns, "3x3 with stride 2 that leaves a row over", case([2, 3, 6, 8], [4, 3, 3], geo.stride(2))),
-        (Columns, "3x3 with dilation 2", case([2, 3, 7, 6], [4, 3, 3], geo.dilation(2).padding(2))),
+        (Dense, "3x3", case([2, 3, 6, 5], [4, 3, 3], geo.padding(1))),
+        (Dense, "3x3 without padding, batch 1", case([1, 2, 5, 4], [3, 3, 3], geo)),
+        (Dense, "3x3 with stride 2 on odd sizes", case([2, 3, 7, 9], [4, 3, 3], geo.stride(2).padding(1))),
+        (Dense, "3x3 with stride 2 that leaves a row over", case([2, 3, 6, 8], [4, 3, 3], geo.stride(2))),
+        (Dense, "3x3 with dilation 2", case([2, 3, 7, 6], [4, 3, 3], geo.dilation(2).padding(2))),
         (Columns, "3x3 in three groups", case([2, 6, 5, 7], [9, 3, 3], geo.groups(3).padding(1))),
         (Columns, "groups, stride and dilation", case([2, 4, 9, 8], [6, 3, 3], geo.groups(2).stride(2).dilation(2))),
-        (Columns, "5x5 larger than the image", case([2, 3, 2, 3], [4, 5, 5], geo.padding(2))),
-        (Columns, "3x1", case([2, 3, 6, 5], [4, 3, 1], tall)),
-        (Columns, "1x3", case([2, 3, 6, 5], [4, 1, 3], Geometry { padding: [0, 1], ..geo })),
+        (Dense, "5x5 larger than the image", case([2, 3, 2, 3], [4, 5, 5], geo.padding(2))),
+        (Dense, "3x1", case([2, 3, 6, 5], [4, 3, 1], tall)),
+        (Dense, "1x3", case([2, 3, 6, 5], [4, 1, 3], Geometry { padding: [0, 1], ..geo })),
         (Columns, "unequal along the axes", case([2, 4, 7, 6], [6, 2, 3], lopsided)),
-        (Columns, "padding beyond the kernel", case([1, 2, 2, 3], [3, 2, 2], geo.padding(3))),
+        (Dense, "padding beyond the kernel", case([1, 2, 2, 3], [3, 2, 2], geo.padding(3))),
         (Columns, "depthwise with two kernels a channel", case([2, 4, 7, 6], [8, 3, 3], geo.groups(4).padding(1))),
-        (Columns, "3x3 over several tiles and tasks", case([5, 8, 33, 31], [12, 3, 3], geo.padding(1))),
-        (Columns, "3x3, deep, small maps", case([9, 64, 4, 4], [48, 3, 3], geo.padding(1))),
+        (Dense, "3x3 over several tiles and tasks", case([5, 8, 33, 31], [12, 3, 3], geo.padding(1))),
+        (Dense, "3x3, deep, small maps", case([9, 64, 4, 4], [48, 3, 3], geo.padding(1))),
         (Depthwise, "depthwise", case([2, 6, 5, 7], [6, 3, 3], geo.groups(6).padding(1))),
         (
             Depthwise,

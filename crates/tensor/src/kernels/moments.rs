@@ -1,10 +1,14 @@
 //! Sums and moments of rows of channels: added up in `T` inside a block, joined in f64.
 
+#![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
+
+use super::tile::load;
 use crate::Real;
 use crate::kernels::rows::{add_column_sums, block, fold, widen};
+use crate::simd::Vector;
 
 /// Two sums a channel.
-pub(super) struct Sums {
+pub(crate) struct Sums {
     pub first: Vec<f64>,
     pub second: Vec<f64>,
 }
@@ -18,6 +22,18 @@ impl Sums {
     pub fn join(&mut self, other: &Sums) {
         self.first.iter_mut().zip(&other.first).for_each(|(a, b)| *a += b);
         self.second.iter_mut().zip(&other.second).for_each(|(a, b)| *a += b);
+    }
+
+    /// Adds vectors of sums to the channels `at .. at + n`.
+    #[inline(always)]
+    pub fn add_lanes<T: Real, V: Vector<T>>(&mut self, at: usize, n: usize, first: V, second: V) {
+        let mut lanes = [T::zero(); 16];
+        assert!(V::LANES <= 16 && n <= V::LANES);
+        for (vector, sums) in [(first, &mut self.first), (second, &mut self.second)] {
+            // SAFETY: sixteen elements are at least a vector.
+            unsafe { vector.store(lanes.as_mut_ptr()) };
+            sums[at..at + n].iter_mut().zip(&lanes).for_each(|(sum, lane)| *sum += lane.f64());
+        }
     }
 
     /// Adds both terms of every element of a block, `mean` being a wide row.
@@ -39,8 +55,8 @@ impl Sums {
 }
 
 /// Mean and sum of squared deviations of some rows, a channel.
-pub(super) struct Moments {
-    count: f64,
+pub(crate) struct Moments {
+    pub count: f64,
     pub mean: Vec<f64>,
     pub squares: Vec<f64>,
 }
@@ -92,4 +108,57 @@ impl Moments {
         self.count = count;
     }
     // ANCHOR_END: join_moments
+}
+
+/// The moments of rows that a kernel has just written, gathered while they are in cache: summed up around the first
+/// row, which is as far from the mean as any value is, so that a large mean cancels no digits.
+pub(crate) struct RowMoments<T> {
+    pivot: Vec<T>,
+    sums: Sums,
+    count: usize,
+}
+
+impl<T: Real> RowMoments<T> {
+    pub fn none(c: usize) -> Self {
+        RowMoments { pivot: Vec::new(), sums: Sums::zeros(c), count: 0 }
+    }
+
+    /// Takes in `rows`, C elements each.
+    #[inline(always)]
+    pub fn add<V: Vector<T>>(&mut self, rows: &[T]) {
+        let c = self.sums.first.len();
+        if self.count == 0 {
+            self.pivot = rows[..c].to_vec();
+        }
+        self.count += rows.len() / c;
+        for at in (0..c).step_by(V::LANES) {
+            let n = V::LANES.min(c - at);
+            let row = rows[at..].as_ptr();
+            // SAFETY: `n` elements from `at` on lie inside every row and inside the vectors of length C.
+            unsafe {
+                let pivot = load::<T, V>(self.pivot.as_ptr().add(at), n);
+                let (mut first, mut second) = ([V::splat(T::zero()); 2], [V::splat(T::zero()); 2]);
+                for i in 0..rows.len() / c {
+                    let d = load::<T, V>(row.add(i * c), n).sub(pivot);
+                    first[i % 2] = first[i % 2].add(d);
+                    second[i % 2] = d.mul_add(d, second[i % 2]);
+                }
+                self.sums.add_lanes(at, n, first[0].add(first[1]), second[0].add(second[1]));
+            }
+        }
+    }
+
+    /// Mean and squared deviations of all rows taken in.
+    pub fn finish(self) -> Moments {
+        let RowMoments { pivot, sums: Sums { first: mut mean, second: mut squares }, count } = self;
+        let count = count as f64;
+        for ((mean, squares), pivot) in mean.iter_mut().zip(&mut squares).zip(pivot) {
+            *squares -= *mean * *mean / count;
+            *mean = pivot.f64() + *mean / count;
+            if *squares < 0.0 {
+                *squares = 0.0; // rounding of a constant channel; a NaN stays
+            }
+        }
+        Moments { count, mean, squares }
+    }
 }

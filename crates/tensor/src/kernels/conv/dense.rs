@@ -1,0 +1,190 @@
+//! k x k kernels with one group: columns that are never written down. Channels last, a row of a patch lies together in
+//! the padded input row, so the product reads its operand straight from there, pixel after pixel `stride·C` apart.
+//! With stride 1, (conv.3) is the same with the kernels turned around; with a larger one it goes through
+//! [columns](super::columns).
+
+#![allow(unsafe_code, reason = "products take raw pointers")]
+
+use std::ops::Range;
+
+use super::window::{Rows, Window};
+use super::{BackwardTask, ForwardTask, Sizes};
+use crate::Real;
+use crate::kernels::moments::{RowMoments, Sums};
+use crate::kernels::pending::Rectifier;
+use crate::kernels::tile::{Chunk, Product, Start, panel_row};
+use crate::simd::{Kernel, Vector};
+
+/// Whether (conv.3) is a convolution of the same kind: [`turned`] says which.
+pub(super) fn turns(s: &Sizes) -> bool {
+    let reaches = |axis: usize, k: usize| s.geo.dilation[axis] * (k - 1) >= s.geo.padding[axis];
+    s.geo.stride == [1; 2] && reaches(0, s.kh) && reaches(1, s.kw)
+}
+
+/// The convolution from `dy` to `dx`.
+fn turned(s: &Sizes) -> Sizes {
+    let mut geo = s.geo;
+    geo.padding =
+        [s.geo.dilation[0] * (s.kh - 1) - s.geo.padding[0], s.geo.dilation[1] * (s.kw - 1) - s.geo.padding[1]];
+    Sizes { c: s.o, h: s.oh, w: s.ow, o: s.c, oh: s.h, ow: s.w, geo, ..*s }
+}
+
+/// The kernels `[O, kh·kw, C]` turned around as a panel `[kh·kw, O, C]`.
+pub(super) fn turned_panel<T: Real>(s: &Sizes, w: &[T]) -> Vec<T> {
+    let (taps, row) = (s.kh * s.kw, panel_row(s.c));
+    let mut panel = vec![T::zero(); taps * s.o * row];
+    for o in 0..s.o {
+        for tap in 0..taps {
+            let to = ((taps - 1 - tap) * s.o + o) * row;
+            panel[to..to + s.c].copy_from_slice(&w[(o * taps + tap) * s.c..][..s.c]);
+        }
+    }
+    panel
+}
+
+fn window<'a, T: Real, R: Rows<T>>(s: &Sizes, source: &'a R) -> Window<'a, T, R> {
+    Window::new(source, s.w, [s.geo.padding[1]; 2], (s.kh - 1) * s.geo.dilation[0] + 1)
+}
+
+/// The parts of the patches of output row `row`: where the first one starts, and its row of the panel.
+#[inline(always)]
+fn parts<T: Real, V: Vector<T>, R: Rows<T>>(
+    s: &Sizes,
+    window: &mut Window<'_, T, R>,
+    row: usize,
+    parts: &mut Vec<(*const T, usize)>,
+) -> usize {
+    let d = s.geo.dilation[1];
+    parts.clear();
+    for u in 0..s.kh {
+        let Some(h) = s.row_under(row % s.oh, u) else { continue };
+        let line = window.row::<V>(row / s.oh * s.h + h);
+        if d == 1 {
+            parts.push((line, u * s.kw * s.c)); // the taps of a row lie side by side
+        } else {
+            // The last tap of the first patch lies inside the padded row.
+            parts.extend((0..s.kw).map(|v| (line.wrapping_add(v * d * s.c), (u * s.kw + v) * s.c)));
+        }
+    }
+    if d == 1 { s.kw * s.c } else { s.c }
+}
+
+/// Slides over rows `rows` of the output: `done` gets each as soon as it is written.
+#[inline(always)]
+fn slide<T: Real, V: Vector<T>, R: Rows<T>>(
+    s: &Sizes,
+    source: &R,
+    (panel, start, rectifier): (&[T], Start<T>, Rectifier),
+    rows: Range<usize>,
+    y: &mut [T],
+    mut done: impl FnMut(usize, &mut [T]),
+) {
+    let (mut window, mut list, mut chunks) = (window(s, source), Vec::new(), Vec::new());
+    for (row, y) in rows.zip(y.chunks_exact_mut(s.ow * s.o)) {
+        let k = parts::<T, V, R>(s, &mut window, row, &mut list);
+        chunks.clear();
+        chunks.extend(list.iter().map(|&(a, at)| Chunk { a, b: panel[at * panel_row(s.o)..].as_ptr(), k }));
+        let product = Product {
+            rows: s.ow,
+            columns: s.o,
+            a_row: s.geo.stride[1] * s.c,
+            a_step: 1,
+            b_row: panel_row(s.o),
+            start,
+            out: y.as_mut_ptr(),
+            out_row: s.o,
+            rectifier,
+        };
+        // SAFETY: every patch lies inside its padded rows, `y` holds a row of the output.
+        unsafe { product.run::<V>(&chunks) };
+        done(row, y);
+    }
+}
+
+/// (conv.1) for some rows of the batch.
+pub(super) struct Forward<'a, T: Real>(pub ForwardTask<'a, T>);
+
+impl<T: Real> Kernel<T> for Forward<'_, T> {
+    type Output = RowMoments<T>;
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> RowMoments<T> {
+        let ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments } = self.0;
+        let mut moments = RowMoments::none(s.o);
+        for_each_image(s, s.oh, rows, y, s.ow * s.o, |n, rows, y| {
+            slide::<T, V, _>(s, x, (panels.of(n), bias.start(n), rectifier), rows, y, |_, y| {
+                if with_moments {
+                    moments.add::<V>(y);
+                }
+            });
+        });
+        moments
+    }
+}
+
+/// Calls `run` once for all rows, or image by image where each has its own kernels.
+#[inline(always)]
+pub(super) fn for_each_image<T>(
+    s: &Sizes,
+    height: usize,
+    rows: Range<usize>,
+    mut out: &mut [T],
+    row_len: usize,
+    mut run: impl FnMut(usize, Range<usize>, &mut [T]),
+) {
+    if !s.per_sample {
+        return run(0, rows, out);
+    }
+    let mut start = rows.start;
+    while start < rows.end {
+        let end = rows.end.min((start / height + 1) * height);
+        let (part, rest) = out.split_at_mut((end - start) * row_len);
+        run(start / height, start..end, part);
+        (start, out) = (end, rest);
+    }
+}
+
+/// (conv.2) and, where it [turns], (conv.3) for some images.
+pub(super) struct Backward<'a, T: Real>(pub BackwardTask<'a, T>);
+
+impl<T: Real> Kernel<T> for Backward<'_, T> {
+    type Output = Sums;
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Sums {
+        let BackwardTask { s, x, dy, panels, images, dx, mut dw } = self.0;
+        let mut sums = Sums::zeros(s.c);
+        if let Some(dw) = &mut dw {
+            let (mut window, mut list) = (window(s, x), Vec::new());
+            let mut dz = vec![T::zero(); s.ow * panel_row(s.o)];
+            for row in images.start * s.oh..images.end * s.oh {
+                dy.load::<V>(row * s.ow, s.ow, &mut dz, panel_row(s.o));
+                let dw = dw.of(if s.per_sample { row / s.oh - images.start } else { 0 });
+                let k = parts::<T, V, _>(s, &mut window, row, &mut list);
+                for &(a, at) in &list {
+                    let product = Product {
+                        rows: k,
+                        columns: s.o,
+                        a_row: 1,
+                        a_step: s.geo.stride[1] * s.c,
+                        b_row: panel_row(s.o),
+                        start: Start::Output,
+                        out: dw[at * panel_row(s.o)..].as_mut_ptr(),
+                        out_row: panel_row(s.o),
+                        rectifier: Rectifier::Identity,
+                    };
+                    // SAFETY: every patch lies inside its padded rows, `dz` holds a row, `dw` the rows of the panel.
+                    unsafe { product.run::<V>(&[Chunk { a, b: dz.as_ptr(), k: s.ow }]) };
+                }
+            }
+        }
+        if let Some(dx) = dx {
+            let t = turned(s);
+            for_each_image(s, s.h, images.start * s.h..images.end * s.h, dx, s.w * s.c, |n, rows, dx| {
+                let with = (panels.of(n), Start::Zero, Rectifier::Identity);
+                slide::<T, V, _>(&t, dy, with, rows, dx, |row, dx| x.finish::<V>(row * s.w, dx, &mut sums));
+            });
+        }
+        sums
+    }
+}

@@ -1,0 +1,75 @@
+//! The rows of a map as a convolution slides over them: made once, padded with zeros at both ends, and kept as long as
+//! the kernel reaches them.
+
+use crate::Real;
+use crate::kernels::pending::{GradLoader, Loader};
+use crate::simd::Vector;
+
+/// Where rows come from.
+pub(super) trait Rows<T: Real> {
+    /// Elements of a pixel.
+    fn channels(&self) -> usize;
+    /// Makes `pixels` pixels from pixel `first` of the batch on.
+    fn make<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]);
+}
+
+impl<T: Real> Rows<T> for Loader<'_, T> {
+    fn channels(&self) -> usize {
+        self.c
+    }
+
+    #[inline(always)]
+    fn make<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]) {
+        self.load::<V>(first, pixels, None, out, self.c);
+    }
+}
+
+impl<T: Real> Rows<T> for GradLoader<'_, T> {
+    fn channels(&self) -> usize {
+        self.c
+    }
+
+    #[inline(always)]
+    fn make<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]) {
+        self.load::<V>(first, pixels, out, self.c);
+    }
+}
+
+/// The last rows that were asked for. Rows are counted over the whole batch.
+pub(super) struct Window<'a, T, R> {
+    source: &'a R,
+    pixels: usize,
+    left: usize,
+    row_len: usize,
+    memory: Vec<T>,
+    held: Vec<Option<usize>>,
+}
+
+impl<'a, T: Real, R: Rows<T>> Window<'a, T, R> {
+    /// For rows of `pixels` pixels, `left` and `right` pixels of zeros around them, the last `height` rows kept.
+    pub fn new(source: &'a R, pixels: usize, [left, right]: [usize; 2], height: usize) -> Self {
+        let c = source.channels();
+        let row_len = (left + pixels + right) * c;
+        Window {
+            source,
+            pixels,
+            left: left * c,
+            row_len,
+            memory: vec![T::zero(); height * row_len],
+            held: vec![None; height],
+        }
+    }
+
+    /// Row `row` of the batch, from its zeros on the left; good until `height` further rows were asked for.
+    #[inline(always)]
+    pub fn row<V: Vector<T>>(&mut self, row: usize) -> *const T {
+        let slot = row % self.held.len();
+        let memory = &mut self.memory[slot * self.row_len..][..self.row_len];
+        if self.held[slot] != Some(row) {
+            self.held[slot] = Some(row);
+            let inner = &mut memory[self.left..][..self.pixels * self.source.channels()];
+            self.source.make::<V>(row * self.pixels, self.pixels, inner);
+        }
+        memory.as_ptr()
+    }
+}

@@ -1,0 +1,182 @@
+//! The one inner loop of every dense convolution: a tile of outputs in registers, fed by broadcast elements of one
+//! operand and vectors of the other. The other operand is a *panel*: its rows lie whole vectors wide.
+//!
+//! Our matrices are thin (16 to 64 columns, sums over 16 to 600 terms); packing both operands as a general GEMM does
+//! would cost as much as the product.
+
+#![allow(unsafe_code, reason = "the operands of a tile are raw pointers, checked by the callers")]
+
+use super::pending::Rectifier;
+use crate::Real;
+use crate::simd::Vector;
+
+/// `n ≤ LANES` elements.
+///
+/// # Safety
+/// They must be readable.
+#[inline(always)]
+pub(crate) unsafe fn load<T: Real, V: Vector<T>>(from: *const T, n: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { if n == V::LANES { V::load(from) } else { V::load_first(from, n) } }
+}
+
+/// Stores the first `n ≤ LANES` elements.
+///
+/// # Safety
+/// They must be writable.
+#[inline(always)]
+pub(crate) unsafe fn store<T: Real, V: Vector<T>>(vector: V, to: *mut T, n: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { if n == V::LANES { vector.store(to) } else { vector.store_first(to, n) } }
+}
+
+/// How far apart the rows of a panel lie: whole vectors, whatever the vector.
+pub(crate) fn panel_row(columns: usize) -> usize {
+    columns.next_multiple_of(16)
+}
+
+/// A part of the sum of a product: `k` terms, from `a` and from the panel `b`.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk<T> {
+    /// Element (r, k) at `r · a_row + k · a_step`.
+    pub a: *const T,
+    /// Row k of the panel at `k · b_row`.
+    pub b: *const T,
+    pub k: usize,
+}
+
+/// What the accumulators start from.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<T> {
+    Zero,
+    /// The same vector in every row, readable in whole vectors.
+    Bias(*const T),
+    /// What the output holds.
+    Output,
+}
+
+/// `out[r, o] = start + Σ_chunks Σ_k a[r, k] · b[k, o]`, rectified.
+pub(crate) struct Product<T> {
+    pub rows: usize,
+    pub columns: usize,
+    pub a_row: usize,
+    pub a_step: usize,
+    pub b_row: usize,
+    pub start: Start<T>,
+    pub out: *mut T,
+    pub out_row: usize,
+    pub rectifier: Rectifier,
+}
+
+impl<T: Real> Product<T> {
+    /// # Safety
+    /// Everything that the strides reach must be readable, the output writable; panel rows are read in whole vectors.
+    // ANCHOR: product
+    #[inline(always)]
+    pub unsafe fn run<V: Vector<T>>(&self, chunks: &[Chunk<T>]) {
+        let mut column = 0;
+        while column < self.columns {
+            let left = self.columns - column;
+            // SAFETY: the caller's promise.
+            unsafe {
+                if V::REGISTERS >= 32 && left > V::LANES {
+                    self.columns_from::<V, 2>(column, chunks);
+                    column += 2 * V::LANES;
+                } else {
+                    self.columns_from::<V, 1>(column, chunks);
+                    column += V::LANES;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn columns_from<V: Vector<T>, const NV: usize>(&self, column: usize, chunks: &[Chunk<T>]) {
+        let mut row = 0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while row + 8 <= self.rows {
+                self.tile::<V, 8, NV>(row, column, chunks);
+                row += 8;
+            }
+            if row + 4 <= self.rows {
+                self.tile::<V, 4, NV>(row, column, chunks);
+                row += 4;
+            }
+            while row < self.rows {
+                self.tile::<V, 1, NV>(row, column, chunks);
+                row += 1;
+            }
+        }
+    }
+
+    /// R x NV vectors of the output.
+    #[inline(always)]
+    unsafe fn tile<V: Vector<T>, const R: usize, const NV: usize>(
+        &self,
+        row: usize,
+        column: usize,
+        chunks: &[Chunk<T>],
+    ) {
+        let width = |v: usize| V::LANES.min(self.columns - column - v * V::LANES);
+        let mut sums = [[V::splat(T::zero()); NV]; R];
+        // SAFETY: the caller's promise; `width` keeps to the columns of the output.
+        unsafe {
+            let out = self.out.add(row * self.out_row + column);
+            for r in 0..R {
+                for v in 0..NV {
+                    sums[r][v] = match self.start {
+                        Start::Zero => V::splat(T::zero()),
+                        Start::Bias(bias) => V::load(bias.add(column + v * V::LANES)),
+                        Start::Output => load(out.add(r * self.out_row + v * V::LANES), width(v)),
+                    };
+                }
+            }
+            for chunk in chunks {
+                let (mut a, mut b) = (chunk.a.add(row * self.a_row), chunk.b.add(column));
+                for _ in 0..chunk.k {
+                    let panel: [V; NV] = std::array::from_fn(|v| V::load(b.add(v * V::LANES)));
+                    for r in 0..R {
+                        let element = V::splat(*a.add(r * self.a_row));
+                        for v in 0..NV {
+                            sums[r][v] = element.mul_add(panel[v], sums[r][v]);
+                        }
+                    }
+                    a = a.wrapping_add(self.a_step);
+                    b = b.wrapping_add(self.b_row);
+                }
+            }
+            for r in 0..R {
+                for v in 0..NV {
+                    let y = self.rectifier.apply(sums[r][v]);
+                    store(y, out.add(r * self.out_row + v * V::LANES), width(v));
+                }
+            }
+        }
+    }
+    // ANCHOR_END: product
+}
+
+/// `w [O, K]` as a panel `[K, O]`: what a product with Wᵀ reads.
+pub(crate) fn transposed_panel<T: Real>(w: &[T], o: usize, k: usize) -> Vec<T> {
+    let row = panel_row(o);
+    let mut panel = vec![T::zero(); k * row];
+    for (o, w) in w.chunks_exact(k.max(1)).take(o).enumerate() {
+        w.iter().zip(panel[o..].iter_mut().step_by(row)).for_each(|(&w, p)| *p = w);
+    }
+    panel
+}
+
+/// A panel `[K, O]` back as `w [O, K]`.
+pub(crate) fn from_transposed_panel<T: Real>(panel: &[T], o: usize, k: usize) -> Vec<T> {
+    let row = panel_row(o);
+    (0..o).flat_map(|o| panel[o..].iter().step_by(row).take(k).copied()).collect()
+}
+
+/// `w [K, C]` as a panel `[K, C]`: rows padded to whole vectors.
+pub(crate) fn panel<T: Real>(w: &[T], c: usize) -> Vec<T> {
+    let row = panel_row(c);
+    let mut panel = vec![T::zero(); w.len() / c * row];
+    panel.chunks_exact_mut(row).zip(w.chunks_exact(c)).for_each(|(p, w)| p[..c].copy_from_slice(w));
+    panel
+}

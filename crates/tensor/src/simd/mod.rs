@@ -1,0 +1,246 @@
+//! Vectors of elements, and kernels written once for every instruction set.
+//!
+//! A kernel is a value that implements [`Kernel`]: its `run` is generic in the vector. [`dispatch`] looks at the
+//! processor once and runs it with the widest vector there is: AVX-512, AVX2 with FMA, or arrays that any processor
+//! can work on. `run` and what it calls must be `#[inline(always)]`: only code that ends up inside the function that
+//! switches the instructions on may use them.
+
+#![allow(unsafe_code, reason = "vector loads and stores go through raw pointers")]
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(crate) use portable::Portable;
+
+use crate::Real;
+
+/// A register of elements. Every method works lane by lane.
+pub trait Vector<T: Real>: Copy + Send + Sync {
+    /// Elements of a register.
+    const LANES: usize;
+    /// Registers of the processor: how large a tile of accumulators may be.
+    const REGISTERS: usize;
+
+    /// `value` in every lane.
+    fn splat(value: T) -> Self;
+
+    /// `LANES` elements.
+    /// # Safety
+    /// `LANES` elements from `from` on must be readable.
+    unsafe fn load(from: *const T) -> Self;
+
+    /// Stores all lanes.
+    /// # Safety
+    /// `LANES` elements from `to` on must be writable.
+    unsafe fn store(self, to: *mut T);
+
+    /// The first `count ≤ LANES` elements, zeros behind them.
+    /// # Safety
+    /// `count` elements from `from` on must be readable.
+    unsafe fn load_first(from: *const T, count: usize) -> Self;
+
+    /// Stores the first `count ≤ LANES` elements.
+    /// # Safety
+    /// `count` elements from `to` on must be writable.
+    unsafe fn store_first(self, to: *mut T, count: usize);
+
+    /// `self + other`.
+    fn add(self, other: Self) -> Self;
+    /// `self − other`.
+    fn sub(self, other: Self) -> Self;
+    /// `self · other`.
+    fn mul(self, other: Self) -> Self;
+    /// `self · factor + summand`, rounded once where the processor can.
+    fn mul_add(self, factor: Self, summand: Self) -> Self;
+    /// The larger one; a NaN in `self` stays.
+    fn max(self, other: Self) -> Self;
+    /// The smaller one; a NaN in `self` stays.
+    fn min(self, other: Self) -> Self;
+    /// `self` where `low < x < high`, else 0; where `x` is NaN, `self`.
+    fn keep_between(self, x: Self, low: Self, high: Self) -> Self;
+}
+
+/// A computation generic in the vector it uses.
+pub trait Kernel<T: Real> {
+    /// What it computes.
+    type Output;
+    /// Implement with `#[inline(always)]`.
+    fn run<V: Vector<T>>(self) -> Self::Output;
+}
+
+/// Runs `kernel` with the widest vector of this processor.
+pub fn dispatch<T: Real, K: Kernel<T>>(kernel: K) -> K::Output {
+    T::dispatch(kernel)
+}
+
+/// What the dispatch needs of an element type; sealed away behind [`Real`].
+pub trait Dispatch: Sized {
+    /// Runs `kernel` with the widest vector for this type.
+    fn dispatch<K: Kernel<Self>>(kernel: K) -> K::Output
+    where
+        Self: Real;
+}
+
+macro_rules! dispatch {
+    ($t:ty, $wide:ident, $narrow:ident) => {
+        impl Dispatch for $t {
+            fn dispatch<K: Kernel<$t>>(kernel: K) -> K::Output {
+                #[cfg(all(target_arch = "x86_64", not(miri)))]
+                {
+                    #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")]
+                    fn with_avx512<K: Kernel<$t>>(kernel: K) -> K::Output {
+                        kernel.run::<x86::$wide>()
+                    }
+                    #[target_feature(enable = "avx2,fma")]
+                    fn with_avx2<K: Kernel<$t>>(kernel: K) -> K::Output {
+                        kernel.run::<x86::$narrow>()
+                    }
+                    match level() {
+                        // SAFETY: the processor has these instructions.
+                        Level::Avx512 => return unsafe { with_avx512(kernel) },
+                        // SAFETY: the processor has these instructions.
+                        Level::Avx2 => return unsafe { with_avx2(kernel) },
+                        Level::Portable => {}
+                    }
+                }
+                kernel.run::<Portable<$t>>()
+            }
+        }
+    };
+}
+
+dispatch!(f32, F32x16, F32x8);
+dispatch!(f64, F64x8, F64x4);
+
+/// The instructions in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// 512-bit vectors.
+    Avx512,
+    /// 256-bit vectors with fused multiply-add.
+    Avx2,
+    /// What the compiler makes of arrays.
+    Portable,
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Level::Avx512 => "AVX-512",
+            Level::Avx2 => "AVX2",
+            Level::Portable => "portable",
+        })
+    }
+}
+
+/// The instructions that kernels use on this processor. `GATEFOLD_SIMD=avx2` or `portable` asks for narrower ones.
+pub fn level() -> Level {
+    use std::sync::OnceLock;
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let wanted = std::env::var("GATEFOLD_SIMD").unwrap_or_default();
+        match (detect(), wanted.as_str()) {
+            (Level::Avx512, "avx2") => Level::Avx2,
+            (_, "portable") => Level::Portable,
+            (best, _) => best,
+        }
+    })
+}
+
+fn detect() -> Level {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw");
+        if avx2 && avx512 {
+            return Level::Avx512;
+        }
+        if avx2 {
+            return Level::Avx2;
+        }
+    }
+    Level::Portable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every method against plain arithmetic, with this vector.
+    struct Check;
+
+    impl Kernel<f32> for Check {
+        type Output = ();
+        #[inline(always)]
+        fn run<V: Vector<f32>>(self) {
+            check::<f32, V>();
+        }
+    }
+
+    impl Kernel<f64> for Check {
+        type Output = ();
+        #[inline(always)]
+        fn run<V: Vector<f64>>(self) {
+            check::<f64, V>();
+        }
+    }
+
+    fn check<T: Real, V: Vector<T>>() {
+        let n = V::LANES;
+        let a: Vec<T> = (0..n).map(|i| T::of(i as f64 - 2.5)).collect();
+        let b: Vec<T> = (0..n).map(|i| T::of(1.5 - (i % 3) as f64)).collect();
+        // SAFETY: both hold LANES elements.
+        let (va, vb) = unsafe { (V::load(a.as_ptr()), V::load(b.as_ptr())) };
+        let all = |v: V| {
+            let mut out = vec![T::zero(); n];
+            // SAFETY: LANES elements.
+            unsafe { v.store(out.as_mut_ptr()) };
+            out
+        };
+        let each = |f: &dyn Fn(T, T) -> T| a.iter().zip(&b).map(|(&a, &b)| f(a, b)).collect::<Vec<_>>();
+        assert_eq!(all(va.add(vb)), each(&|a, b| a + b));
+        assert_eq!(all(va.sub(vb)), each(&|a, b| a - b));
+        assert_eq!(all(va.mul(vb)), each(&|a, b| a * b));
+        assert_eq!(all(va.mul_add(vb, va)), each(&|a, b| a * b + a));
+        assert_eq!(all(va.max(vb)), each(&|a, b| if a > b { a } else { b }));
+        assert_eq!(all(va.min(vb)), each(&|a, b| if a < b { a } else { b }));
+        let (low, high) = (T::zero(), T::of(3.0));
+        let kept = va.keep_between(vb, V::splat(low), V::splat(high));
+        assert_eq!(all(kept), each(&|a, b| if low < b && b < high { a } else { T::zero() }));
+        let nan = V::splat(T::nan());
+        assert!(all(nan.max(va)).iter().chain(&all(nan.min(va))).all(|v| v.is_nan()));
+        assert_eq!(all(va.keep_between(nan, vb, vb)), a);
+        for count in 0..=n {
+            // SAFETY: count elements are inside.
+            let first = all(unsafe { V::load_first(a.as_ptr(), count) });
+            assert_eq!(first[..count], a[..count]);
+            assert!(first[count..].iter().all(|&v| v == T::zero()));
+            let mut out = b.clone();
+            // SAFETY: count elements are inside.
+            unsafe { va.store_first(out.as_mut_ptr(), count) };
+            assert_eq!((&out[..count], &out[count..]), (&a[..count], &b[count..]));
+        }
+    }
+
+    #[test]
+    fn every_vector_does_the_arithmetic() {
+        dispatch::<f32, _>(Check);
+        dispatch::<f64, _>(Check);
+        Kernel::<f32>::run::<Portable<f32>>(Check);
+        Kernel::<f64>::run::<Portable<f64>>(Check);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if level() == Level::Avx512 {
+            #[target_feature(enable = "avx2,fma")]
+            fn narrow() {
+                check::<f32, x86::F32x8>();
+                check::<f64, x86::F64x4>();
+            }
+            // SAFETY: whoever has AVX-512 has AVX2 and FMA.
+            unsafe { narrow() };
+        }
+    }
+}
