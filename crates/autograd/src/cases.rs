@@ -3,11 +3,12 @@
 //! or used twice.
 
 use gatefold_tensor::kernels::conv::Geometry;
+use gatefold_tensor::kernels::pending::Rectifier;
 use gatefold_tensor::kernels::pool::Window;
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Result, Shape, Tensor};
 
-use crate::{GradCheck, GradCheckError, Report, Var};
+use crate::{GradCheck, GradCheckError, NormBy, Report, Var};
 
 /// A function of some inputs, whose gradient with respect to each of them can be checked.
 pub struct Case {
@@ -159,7 +160,56 @@ fn normalisations() -> Vec<Case> {
         train("sequences", random([3, 2, 5])),
         eval("maps", random([2, 3, 3, 5])),
         eval("vectors", random([5, 4])),
+        // Batch norms that nobody writes down, read by every kind of convolution and by ops that know nothing of them.
+        pending("1x1 behind 3x3", Rectifier::Relu, [3, 5, 10], |y, w| {
+            y.conv2d(&w.reshape([2, 5, 1, 1])?, None, &Geometry::default())
+        }),
+        pending("3x3 behind 3x3", Rectifier::Relu6, [2, 4, 72], |y, w| {
+            y.conv2d(&w.reshape([2, 4, 3, 3])?, None, &Geometry::default().padding(1))
+        }),
+        pending("3x3, stride 2", Rectifier::Relu, [2, 4, 72], |y, w| {
+            y.conv2d(&w.reshape([2, 4, 3, 3])?, None, &Geometry::default().padding(1).stride(2))
+        }),
+        pending("3x3 in groups", Rectifier::Relu, [2, 4, 36], |y, w| {
+            y.conv2d(&w.reshape([2, 2, 3, 3])?, None, &Geometry::default().padding(1).groups(2))
+        }),
+        pending("depthwise, stride 2", Rectifier::Relu, [2, 5, 45], |y, w| {
+            y.conv2d(&w.reshape([5, 1, 3, 3])?, None, &Geometry::default().padding(1).stride(2).groups(5))
+        }),
+        pending("no rectifier, one kernel a sample", Rectifier::Identity, [2, 3, 12], |y, w| {
+            y.conv2d_per_sample(&w.reshape([4, 3, 1, 1])?, None, &Geometry::default())
+        }),
+        pending("read pending and made", Rectifier::Relu, [2, 4, 36], |y, w| {
+            let z = y.conv2d(&w.reshape([4, 1, 3, 3])?, None, &Geometry::default().padding(1).groups(4))?;
+            z.add(&y.mul(y)?)
+        }),
+        pending("read twice, and again behind another norm", Rectifier::Relu6, [2, 3, 9], |y, w| {
+            let w = w.reshape([3, 3, 1, 1])?;
+            let (z, stats) = y.conv2d_with_statistics(&w, None, &Geometry::default())?;
+            let ones = Var::constant(Tensor::ones([3]));
+            let z = z.pending_norm(NormBy::Batch(&stats), &ones, &ones, 1e-5, Rectifier::Identity)?;
+            z.conv2d(&w, None, &Geometry::default())?.add(&y.conv2d(&w, None, &Geometry::default())?)
+        }),
+        Case::new("pending_norm", "given statistics", [random([2, 3, 4, 5]), random([3]), random([3])], |v| {
+            let (mean, var) = (random([3]), random([3]).map(|v| v * v + 0.1));
+            v[0].pending_norm(NormBy::Given(&mean, &var), &v[1], &v[2], 1e-5, Rectifier::Identity)
+        }),
     ]
+}
+
+/// Convolution, its statistics, a pending batch norm, and `read` of that, whose kernels have `weights` elements.
+fn pending(
+    name: &'static str,
+    rectifier: Rectifier,
+    [n, c, weights]: [usize; 3],
+    read: impl Fn(&Var<f64>, &Var<f64>) -> Result<Var<f64>> + 'static,
+) -> Case {
+    let inputs =
+        [random([n, 3, 5, 4]), random([c, 3, 3, 3]), random([c]).map(|w| 2.0 * w), random([c]), random([weights])];
+    Case::new("pending_norm", name, inputs, move |v| {
+        let (z, stats) = v[0].conv2d_with_statistics(&v[1], None, &Geometry::default().padding(1))?;
+        read(&z.pending_norm(NormBy::Batch(&stats), &v[2], &v[3], 1e-5, rectifier)?, &v[4])
+    })
 }
 
 fn pools() -> Vec<Case> {

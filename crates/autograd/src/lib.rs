@@ -21,11 +21,13 @@
 
 pub mod cases;
 mod gradcheck;
+mod gradient;
 mod ops;
 mod tape;
 mod var;
 
 pub use gradcheck::{GradCheck, GradCheckError, Report, Worst, gradcheck};
-pub use ops::batch_norm::BatchNormStats;
+pub use gradient::Gradient;
+pub use ops::batch_norm::{BatchNormStats, NormBy};
 pub use tape::{Gradients, Op, Sink, Tape};
 pub use var::Var;

@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use gatefold_tensor::kernels::pending::{MaskedGrad, Pending};
 use gatefold_tensor::{Error, Real, Result, Tensor};
 
-use crate::Var;
+use crate::var::Value;
+use crate::{Gradient, Var};
 
 /// An operation that was recorded. It owns what its derivative needs and is consumed by the sweep.
 // ANCHOR: op
@@ -19,6 +21,15 @@ pub trait Op<T: Real> {
     /// # Errors
     /// The kernels' own; the forward pass has checked the shapes already.
     fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()>;
+
+    /// The same from a gradient that may still be [pending](gatefold_tensor::kernels::pending). An op that can work
+    /// with it as it is says so here; for all others it is made.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward).
+    fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        self.backward(dy.into_plain()?, dx)
+    }
 }
 // ANCHOR_END: op
 
@@ -57,10 +68,10 @@ impl<T: Real> Tape<T> {
 
     /// A value whose gradient is wanted: a parameter, or an input under test.
     pub fn leaf(&self, value: Tensor<T>) -> Var<T> {
-        self.push(value, Entry::Leaf)
+        self.push(Value::Made(value), Entry::Leaf)
     }
 
-    fn push(&self, value: Tensor<T>, entry: Entry<T>) -> Var<T> {
+    fn push(&self, value: Value<T>, entry: Entry<T>) -> Var<T> {
         let mut entries = self.entries.borrow_mut();
         entries.push(entry);
         Var::on_tape(value, self.clone(), entries.len() - 1)
@@ -69,8 +80,17 @@ impl<T: Real> Tape<T> {
     /// Records `op` as the maker of `value` if one of `inputs` is on a tape; `op` is built only then. An input that is
     /// `None` is absent (a convolution without bias).
     pub fn record<O: Op<T> + 'static>(value: Tensor<T>, inputs: &[Option<&Var<T>>], op: impl FnOnce() -> O) -> Var<T> {
+        Self::record_pending(Value::Made(value), inputs, op)
+    }
+
+    /// The same for a value that may be pending.
+    pub(crate) fn record_pending<O: Op<T> + 'static>(
+        value: Value<T>,
+        inputs: &[Option<&Var<T>>],
+        op: impl FnOnce() -> O,
+    ) -> Var<T> {
         let Some(tape) = inputs.iter().flatten().find_map(|x| x.tape()) else {
-            return Var::constant(value);
+            return Var::unrecorded(value);
         };
         let inputs = inputs.iter().map(|x| x.and_then(Var::place)).collect();
         tape.push(value, Entry::Made { op: Box::new(op()), inputs })
@@ -79,9 +99,9 @@ impl<T: Real> Tape<T> {
     /// The sweep: sends `dy` back from the value at `place` to the leaves.
     // ANCHOR: sweep
     pub(crate) fn sweep(&self, place: usize, dy: Tensor<T>) -> Result<Gradients<T>> {
-        let mut of: Vec<Option<Tensor<T>>> = Vec::new();
+        let mut of: Vec<Option<Gradient<T>>> = Vec::new();
         of.resize_with(place + 1, || None);
-        of[place] = Some(dy);
+        of[place] = Some(Gradient::plain(dy));
         for place in (0..=place).rev() {
             if of[place].is_none() {
                 continue;
@@ -97,7 +117,7 @@ impl<T: Real> Tape<T> {
                 return Err(Error::invalid("backward", "this part of the tape was swept already"));
             };
             let dy = of[place].take().expect("checked above");
-            op.backward(dy, &mut Sink { inputs: &inputs, of: &mut of })?;
+            op.backward_pending(dy, &mut Sink { inputs: &inputs, of: &mut of })?;
         }
         Ok(Gradients { of })
     }
@@ -107,7 +127,7 @@ impl<T: Real> Tape<T> {
 /// Where an op puts the gradients of its inputs.
 pub struct Sink<'a, T: Real> {
     inputs: &'a [Option<usize>],
-    of: &'a mut [Option<Tensor<T>>],
+    of: &'a mut [Option<Gradient<T>>],
 }
 
 impl<T: Real> Sink<'_, T> {
@@ -122,15 +142,31 @@ impl<T: Real> Sink<'_, T> {
     /// [`Error::Shape`] if a second gradient has another shape than the first.
     // ANCHOR: sink_add
     pub fn add(&mut self, i: usize, gradient: Tensor<T>) -> Result<()> {
+        self.add_gradient(i, Gradient::plain(gradient))
+    }
+    // ANCHOR_END: sink_add
+
+    /// Adds a gradient that may be pending.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_gradient(&mut self, i: usize, gradient: Gradient<T>) -> Result<()> {
         if let Some(place) = self.inputs[i] {
             match &mut self.of[place] {
-                Some(sum) => sum.zip_apply(&gradient, |a, b| *a += b)?,
+                Some(sum) => sum.add(gradient)?,
                 empty => *empty = Some(gradient),
             }
         }
         Ok(())
     }
-    // ANCHOR_END: sink_add
+
+    /// Adds what a consumer of `map` sends back, masked and summed already.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_masked(&mut self, i: usize, map: &Pending<T>, gradient: MaskedGrad<T>) -> Result<()> {
+        self.add_gradient(i, Gradient::of_consumer(map, gradient))
+    }
 
     /// [`add`](Self::add) for every input whose gradient was computed, in the order of the inputs.
     ///
@@ -148,12 +184,13 @@ impl<T: Real> Sink<'_, T> {
 
 /// The gradients that a sweep leaves at the leaves.
 pub struct Gradients<T: Real> {
-    of: Vec<Option<Tensor<T>>>,
+    of: Vec<Option<Gradient<T>>>,
 }
 
 impl<T: Real> Gradients<T> {
     /// The gradient of a leaf, moved out; `None` if the loss does not depend on it.
     pub fn take(&mut self, leaf: &Var<T>) -> Option<Tensor<T>> {
-        self.of.get_mut(leaf.place()?)?.take()
+        let gradient = self.of.get_mut(leaf.place()?)?.take()?;
+        Some(gradient.into_plain().expect("a leaf is no pending map"))
     }
 }

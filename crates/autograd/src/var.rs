@@ -1,34 +1,72 @@
 //! A value that may be on a tape.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use gatefold_tensor::kernels::pending::Pending;
 use gatefold_tensor::{Error, Real, Result, Shape, Tensor};
 
 use crate::{Gradients, Tape};
 
 /// A tensor in a computation. A `Var` without a tape records nothing: inference keeps nothing alive.
+///
+/// The tensor may be [pending](gatefold_tensor::kernels::pending): the output of a batch norm is not written down as
+/// long as all who ask for it can make it while they load. [`value`](Self::value) makes it, once.
 #[derive(Clone)]
 pub struct Var<T: Real> {
-    value: Tensor<T>,
+    value: Value<T>,
     node: Option<(Tape<T>, usize)>,
+}
+
+/// What a `Var` holds.
+#[derive(Clone)]
+pub(crate) enum Value<T: Real> {
+    Made(Tensor<T>),
+    Pending(Rc<(Pending<T>, OnceCell<Tensor<T>>)>),
+}
+
+impl<T: Real> From<Pending<T>> for Value<T> {
+    fn from(map: Pending<T>) -> Self {
+        Value::Pending(Rc::new((map, OnceCell::new())))
+    }
 }
 
 impl<T: Real> Var<T> {
     /// A value without history.
     pub fn constant(value: Tensor<T>) -> Self {
+        Var::unrecorded(Value::Made(value))
+    }
+
+    pub(crate) fn unrecorded(value: Value<T>) -> Self {
         Var { value, node: None }
     }
 
-    pub(crate) fn on_tape(value: Tensor<T>, tape: Tape<T>, place: usize) -> Self {
+    pub(crate) fn on_tape(value: Value<T>, tape: Tape<T>, place: usize) -> Self {
         Var { value, node: Some((tape, place)) }
     }
 
     /// The value itself.
     pub fn value(&self) -> &Tensor<T> {
-        &self.value
+        match &self.value {
+            Value::Made(value) => value,
+            Value::Pending(pending) => pending.1.get_or_init(|| pending.0.make()),
+        }
+    }
+
+    /// The value as it lies in memory, with what is still to be done to it.
+    pub fn pending(&self) -> Pending<T> {
+        match &self.value {
+            Value::Made(value) => Pending::plain(value.clone()),
+            Value::Pending(pending) => pending.0.clone(),
+        }
     }
 
     /// The value's logical shape.
     pub fn shape(&self) -> &Shape {
-        self.value.shape()
+        match &self.value {
+            Value::Made(value) => value.shape(),
+            Value::Pending(pending) => pending.0.z.shape(),
+        }
     }
 
     pub(crate) fn tape(&self) -> Option<&Tape<T>> {
@@ -50,7 +88,7 @@ impl<T: Real> Var<T> {
     /// [`Error::Shape`] if it has more than one element; [`Error::Invalid`] if nothing was recorded or the tape was
     /// swept before.
     pub fn backward(&self) -> Result<Gradients<T>> {
-        self.value.item().map_err(|_| Error::shape("backward", "loss", "one element", self.shape()))?;
+        self.value().item().map_err(|_| Error::shape("backward", "loss", "one element", self.shape()))?;
         self.backward_with(Tensor::ones(*self.shape()))
     }
 

@@ -2,6 +2,7 @@
 
 use gatefold_autograd::Var;
 use gatefold_tensor::Real;
+use gatefold_tensor::kernels::pending::Rectifier;
 
 /// What follows a normalised convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -13,6 +14,16 @@ pub enum Activation {
     Relu,
     /// min(max(x, 0), 6).
     Relu6,
+}
+
+impl From<Activation> for Rectifier {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::Identity => Rectifier::Identity,
+            Activation::Relu => Rectifier::Relu,
+            Activation::Relu6 => Rectifier::Relu6,
+        }
+    }
 }
 
 impl Activation {

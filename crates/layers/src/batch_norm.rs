@@ -1,9 +1,9 @@
 //! Batch normalisation (Ioffe and Szegedy 2015, algorithm 1), as PyTorch does it.
 
-use gatefold_autograd::Var;
+use gatefold_autograd::{BatchNormStats, NormBy, Var};
 use gatefold_tensor::{Real, Result, Tensor};
 
-use crate::{Buffer, Cx, Mode, Module, Param, walk_fields};
+use crate::{Activation, Buffer, Conv2d, Cx, Mode, Module, Param, walk_fields};
 
 /// `y = weight · (x − μ)/√(σ² + eps) + bias` per channel. Train: the batch's μ and σ² (divided by n); eval: the running
 /// ones. Running: `r ← (1 − momentum)·r + momentum·batch`, the variance there divided by n − 1.
@@ -42,19 +42,51 @@ impl<T: Real> BatchNorm2d<T> {
 }
 
 // ANCHOR: forward
-impl<T: Real> Module<T> for BatchNorm2d<T> {
-    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+impl<T: Real> BatchNorm2d<T> {
+    /// The batch norm of `z [N,C,H,W]` and the activation behind it, left pending for whoever reads it. `stats` are the
+    /// batch's statistics, if the convolution has gathered them already.
+    ///
+    /// # Errors
+    /// If `z` has other channels, or, in training, one value a channel.
+    pub fn normalise(
+        &self,
+        cx: &Cx<T>,
+        z: &Var<T>,
+        stats: Option<BatchNormStats<T>>,
+        activation: Activation,
+    ) -> Result<Var<T>> {
         let (weight, bias) = (self.weight.var(cx), self.bias.var(cx));
+        let norm = |by| z.pending_norm(by, &weight, &bias, self.eps, activation.into());
         match cx.mode() {
-            Mode::Eval => {
-                x.batch_norm_eval(&self.running_mean.value, &self.running_var.value, &weight, &bias, self.eps)
-            }
+            Mode::Eval => norm(NormBy::Given(&self.running_mean.value, &self.running_var.value)),
             Mode::Train => {
-                let (y, stats) = x.batch_norm_train(&weight, &bias, self.eps)?;
+                let stats = stats.map_or_else(|| z.statistics(), Ok)?;
+                let y = norm(NormBy::Batch(&stats))?;
                 cx.record(self, &stats);
                 Ok(y)
             }
         }
     }
+
+    /// `BN(W * x)` and the activation behind it.
+    ///
+    /// # Errors
+    /// As the convolution and [`normalise`](Self::normalise).
+    pub fn after(&self, cx: &Cx<T>, conv: &Conv2d<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
+        let (z, stats) = match cx.mode() {
+            Mode::Train => {
+                let (z, stats) = conv.forward_with_statistics(cx, x)?;
+                (z, Some(stats))
+            }
+            Mode::Eval => (conv.forward(cx, x)?, None),
+        };
+        self.normalise(cx, &z, stats, activation)
+    }
 }
 // ANCHOR_END: forward
+
+impl<T: Real> Module<T> for BatchNorm2d<T> {
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        self.normalise(cx, x, None, Activation::Identity)
+    }
+}

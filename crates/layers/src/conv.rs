@@ -1,6 +1,6 @@
 //! The convolution layer.
 
-use gatefold_autograd::Var;
+use gatefold_autograd::{BatchNormStats, Var};
 use gatefold_tensor::kernels::conv::Geometry;
 use gatefold_tensor::{Real, Result, Tensor};
 
@@ -33,6 +33,15 @@ impl<T: Real> Conv2d<T> {
     /// With given values: what folding makes.
     pub fn from_values(weight: Tensor<T>, bias: Option<Tensor<T>>, geometry: Geometry) -> Self {
         Conv2d { weight: Param::new(weight), bias: bias.map(Param::new), geometry }
+    }
+
+    /// The output with its statistics over the batch, gathered while it is written.
+    ///
+    /// # Errors
+    /// As [`forward`](Module::forward), and if a channel has a single value.
+    pub fn forward_with_statistics(&self, cx: &Cx<T>, x: &Var<T>) -> Result<(Var<T>, BatchNormStats<T>)> {
+        let bias = self.bias.as_ref().map(|b| b.var(cx));
+        x.conv2d_with_statistics(&self.weight.var(cx), bias.as_ref(), &self.geometry)
     }
 }
 

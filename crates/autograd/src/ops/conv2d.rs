@@ -1,30 +1,41 @@
 //! Convolution, with one kernel for all samples or one kernel per sample.
 
-use gatefold_tensor::kernels::conv::{self, ConvGrads, Geometry, Want};
+use gatefold_tensor::kernels::conv::{self, Geometry, Options, PendingConvGrads, Want};
+use gatefold_tensor::kernels::pending::{Pending, Rectifier};
 use gatefold_tensor::{Real, Result, Tensor};
 
-use crate::{Op, Sink, Tape, Var};
+use crate::{BatchNormStats, Gradient, Op, Sink, Tape, Var};
 
 /// Columns are recomputed in the backward pass: keeping them would cost k² images.
 struct Conv2d<T: Real> {
-    x: Tensor<T>,
+    x: Pending<T>,
     w: Tensor<T>,
     geo: Geometry,
     per_sample: bool,
 }
 
+// ANCHOR: conv2d
 impl<T: Real> Op<T> for Conv2d<T> {
     fn name(&self) -> &'static str {
         if self.per_sample { "conv2d_per_sample" } else { "conv2d" }
     }
 
     fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        self.backward_pending(Gradient::plain(dy), dx)
+    }
+
+    fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
         let want = Want { x: dx.wants(0), w: dx.wants(1), b: dx.wants(2) };
-        let backward = if self.per_sample { conv::conv2d_per_sample_backward } else { conv::conv2d_backward };
-        let ConvGrads { dx: of_x, dw, db } = backward(&self.x, &self.w, &dy, &self.geo, want)?;
-        dx.add_all([of_x, dw, db])
+        let Conv2d { x, w, geo, per_sample } = *self;
+        let grads = conv::conv2d_pending_backward(&x, &w, &dy.into_pending()?, &geo, per_sample, want)?;
+        let PendingConvGrads { dx: of_x, dw, db } = grads;
+        if let Some(of_x) = of_x {
+            dx.add_masked(0, &x, of_x)?;
+        }
+        dx.add_all([None, dw, db])
     }
 }
+// ANCHOR_END: conv2d
 
 impl<T: Real> Var<T> {
     /// `y = w * x + b`, (conv.1).
@@ -34,8 +45,21 @@ impl<T: Real> Var<T> {
     /// # Errors
     /// As [`conv::conv2d`].
     pub fn conv2d(&self, w: &Var<T>, b: Option<&Var<T>>, geo: &Geometry) -> Result<Var<T>> {
-        let y = conv::conv2d(self.value(), w.value(), b.map(Var::value), geo)?;
-        Ok(self.record_conv(y, w, b, geo, false))
+        Ok(self.convolve(w, b, geo, false, false)?.0)
+    }
+
+    /// The same with the statistics of y over the batch, for the batch norm behind it: gathered while y is written.
+    ///
+    /// # Errors
+    /// As [`conv::conv2d`]; one value per channel has no variance.
+    pub fn conv2d_with_statistics(
+        &self,
+        w: &Var<T>,
+        b: Option<&Var<T>>,
+        geo: &Geometry,
+    ) -> Result<(Var<T>, BatchNormStats<T>)> {
+        let (y, stats) = self.convolve(w, b, geo, false, true)?;
+        Ok((y, stats.expect("statistics were asked for")))
     }
 
     /// One kernel per sample: `y[n] = w[n] * x[n] + b[n]`.
@@ -45,16 +69,22 @@ impl<T: Real> Var<T> {
     /// # Errors
     /// As [`conv::conv2d_per_sample`].
     pub fn conv2d_per_sample(&self, w: &Var<T>, b: Option<&Var<T>>, geo: &Geometry) -> Result<Var<T>> {
-        let y = conv::conv2d_per_sample(self.value(), w.value(), b.map(Var::value), geo)?;
-        Ok(self.record_conv(y, w, b, geo, true))
+        Ok(self.convolve(w, b, geo, true, false)?.0)
     }
 
-    fn record_conv(&self, y: Tensor<T>, w: &Var<T>, b: Option<&Var<T>>, geo: &Geometry, per_sample: bool) -> Var<T> {
-        Tape::record(y, &[Some(self), Some(w), b], || Conv2d {
-            x: self.value().clone(),
-            w: w.value().clone(),
-            geo: *geo,
-            per_sample,
-        })
+    fn convolve(
+        &self,
+        w: &Var<T>,
+        b: Option<&Var<T>>,
+        geo: &Geometry,
+        per_sample: bool,
+        statistics: bool,
+    ) -> Result<(Var<T>, Option<BatchNormStats<T>>)> {
+        let x = self.pending();
+        let options = Options { rectifier: Rectifier::Identity, statistics };
+        let (y, stats) = conv::conv2d_pending(&x, w.value(), b.map(Var::value), geo, per_sample, options)?;
+        let y =
+            Tape::record(y, &[Some(self), Some(w), b], || Conv2d { x, w: w.value().clone(), geo: *geo, per_sample });
+        Ok((y, stats))
     }
 }

@@ -213,11 +213,15 @@ impl<T: Real> MultiLayer<T> {
 
     /// (md.1) and (md.2) before the last batch norm.
     fn expanded(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
-        let norm = |bn: &Option<BatchNorm2d<T>>, z: Var<T>| bn.as_ref().map_or(Ok(z.clone()), |bn| bn.forward(cx, &z));
+        let convolve = |conv: &Conv2d<T>, bn: &Option<BatchNorm2d<T>>, x: &Var<T>, activation| match bn {
+            Some(bn) => bn.after(cx, conv, x, activation),
+            None => Ok(activation.apply(conv.forward(cx, x)?)),
+        };
         // ANCHOR: expanded
-        let t = norm(&self.branch.bn1, self.branch.conv1.forward(cx, x)?)?;
+        let between = if self.activation == BranchActivation::Relu { Activation::Relu } else { Activation::Identity };
+        let t = convolve(&self.branch.conv1, &self.branch.bn1, x, between)?;
         let u = match (&self.attention, self.activation) {
-            (_, BranchActivation::Relu) => t.relu(),
+            (_, BranchActivation::Relu) => t,
             (Some(attention), _) => {
                 let a = attention.forward(cx, x)?;
                 let [n, m] = a.value().dims("mdconv", "a")?;
@@ -225,9 +229,9 @@ impl<T: Real> MultiLayer<T> {
             }
             (None, _) => t,
         };
-        let y = norm(&self.branch.bn2, self.branch.conv2.forward(cx, &u)?)?;
+        let y = convolve(&self.branch.conv2, &self.branch.bn2, &u, Activation::Identity)?;
         match &self.bypass {
-            Some(bypass) => norm(&bypass.bn, bypass.conv.forward(cx, x)?)?.add(&y),
+            Some(bypass) => convolve(&bypass.conv, &bypass.bn, x, Activation::Identity)?.add(&y),
             None => Ok(y),
         }
         // ANCHOR_END: expanded
@@ -349,11 +353,10 @@ impl<T: Real> Site<T> for MultiLayer<T> {
             Form::Expanded | Form::ExpandedBnAfter => self.expanded(cx, x)?,
             Form::Compact | Form::CompactBias => self.compact(cx, x)?,
         };
-        let y = match &self.bn {
-            Some(bn) => bn.forward(cx, &y)?,
-            None => y,
-        };
-        Ok(activation.apply(y))
+        match &self.bn {
+            Some(bn) => bn.normalise(cx, &y, None, activation),
+            None => Ok(activation.apply(y)),
+        }
     }
 
     fn cost(&self, input: [usize; 2]) -> Result<Cost> {

@@ -4,7 +4,7 @@ use gatefold_autograd::Var;
 use gatefold_tensor::{Real, Result};
 
 use super::{Cost, FoldError, Folded, FoldedConv, Site, SiteSpec, TrainedSite};
-use crate::{Activation, BatchNorm2d, Conv2d, Cx, Init, Module, Walk, fold, walk_fields};
+use crate::{Activation, BatchNorm2d, Conv2d, Cx, Init, Walk, fold, walk_fields};
 
 /// A convolution without bias and the batch norm behind it.
 #[derive(Debug, Clone)]
@@ -31,8 +31,7 @@ impl<T: Real> Site<T> for StaticConv<T> {
     }
 
     fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
-        let z = self.conv.forward(cx, x)?;
-        Ok(activation.apply(self.bn.forward(cx, &z)?))
+        self.bn.after(cx, &self.conv, x, activation)
     }
 
     fn cost(&self, input: [usize; 2]) -> Result<Cost> {

@@ -91,6 +91,15 @@ pub fn batch_norm_train<T: Real>(
 }
 // ANCHOR_END: batch_norm_train
 
+/// The statistics alone, (bn.1) and (bn.2).
+///
+/// # Errors
+/// As [`batch_norm_train`].
+pub fn statistics<T: Real>(x: &Tensor<T>) -> Result<BatchStats<T>> {
+    const OP: &str = "batch_norm_train";
+    Rows::of(OP, x)?.statistics(OP)
+}
+
 /// The gradients of [`batch_norm_train`], (bn.5) to (bn.7), as far as `want` (x, weight, bias) asks for them.
 ///
 /// # Shapes

@@ -94,6 +94,11 @@ impl<T: Real> Pending<T> {
         Pending { z, norm: None, rectifier: Rectifier::Identity }
     }
 
+    /// Whether nothing is pending, neither for the value nor for its gradient.
+    pub fn is_plain(&self) -> bool {
+        self.norm.is_none() && self.rectifier == Rectifier::Identity
+    }
+
     /// A batch norm of `z`, and a rectifier behind it.
     ///
     /// # Errors
