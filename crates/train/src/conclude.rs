@@ -1,14 +1,15 @@
 //! The end of a run: the plain model, its fold, and the proof.
 
+use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
 use gatefold_data::Dataset;
-use gatefold_models::{Model, NotFoldable, file};
-use gatefold_tensor::{Real, Tensor};
+use gatefold_models::{Model, Normalisation, NotFoldable, file};
+use gatefold_tensor::Real;
 
-use crate::evaluate::batches;
-use crate::verify::{Limits, Report, compare};
+use crate::evaluate::{Images, normalisation};
+use crate::verify::{Limits, Pair, PartsAt, Question, Report};
 use crate::{Error, Result, RunDir};
 
 /// How many test images are compared unless somebody says otherwise.
@@ -27,27 +28,43 @@ pub fn fold<T: Real>(model: &Model<T>) -> Result<Model<T>, NotFoldable> {
 /// Whether `b` is the same function as `a`, over the images of `data`.
 ///
 /// # Errors
-/// If the two are not the same network, or an image does not fit.
+/// If the two are not the same network, if there are no images, or if one does not fit.
 pub fn verify<T: Real>(a: &Model<T>, b: &Model<T>, data: &Arc<Dataset>) -> Result<Result<Report, NotFoldable>> {
     let (wide_a, wide_b) = (a.cast::<f64>()?, b.cast::<f64>()?);
-    let algebra = match a.description.folded {
+    let fold = match a.description.folded {
         true => None,
-        false => {
-            let folded = match wide_a.fold() {
-                Ok(folded) => folded,
-                Err(why) => return Ok(Err(why)),
-            };
-            Some(compare(&*wide_a.network, &*folded.network, images(&wide_a, data)?)?)
-        }
+        false => match wide_a.fold() {
+            Ok(fold) => Some(fold),
+            Err(why) => return Ok(Err(why)),
+        },
     };
-    let rounding = compare(&*a.network, &*b.network, images(a, data)?)?;
-    let storage = compare(&*wide_a.network, &*wide_b.network, images(&wide_a, data)?)?;
-    Ok(Ok(Report::new(algebra, rounding, storage, Limits::default())))
+    let pair = Pair {
+        a: &*a.network,
+        b: &*b.network,
+        wide_a: &*wide_a.network,
+        wide_b: &*wide_b.network,
+        fold: fold.as_ref().map(|fold| &*fold.network),
+    };
+    let mut report = Report::of(&pair, &Images::new(data, normalisation(a)), Limits::default())?;
+    if let Some(cause) = other_input(&a.description.normalisation, &b.description.normalisation) {
+        report.parts_at = Some(PartsAt { path: "input".to_owned(), question: Question::Rounding, cause });
+        report.equal = false;
+    }
+    Ok(Ok(report))
 }
 
-/// All images of `data`, normalised as `model` wants them.
-fn images<T: Real>(model: &Model<T>, data: &Arc<Dataset>) -> Result<Vec<Tensor<T>>> {
-    batches(model, data)?.map(|batch| Ok(batch?.images)).collect()
+/// How B makes another input of the same image than A does.
+fn other_input(a: &Normalisation, b: &Normalisation) -> Option<String> {
+    let cause = |what, a: &dyn Debug, b: &dyn Debug| {
+        Some(format!("normalisation: the {what} of a pixel is {a:?} in A and {b:?} in B; the figures are those of A's"))
+    };
+    if a.mean != b.mean {
+        return cause("mean", &a.mean, &b.mean);
+    }
+    if a.std != b.std {
+        return cause("deviation", &a.std, &b.std);
+    }
+    if a.maximum != b.maximum { cause("largest value", &a.maximum, &b.maximum) } else { None }
 }
 
 /// The first `count` images of a set.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gatefold_data::{Dataset, Loader, Options};
+use gatefold_data::{Dataset, Loader, Normalisation, Options};
 use gatefold_layers::Cx;
 use gatefold_models::Model;
 use gatefold_tensor::{Real, Tensor};
@@ -32,9 +32,9 @@ impl Evaluation {
 }
 
 /// The normalisation in a model's description, as the data crate takes it.
-pub fn normalisation<T: Real>(model: &Model<T>) -> gatefold_data::Normalisation {
+pub fn normalisation<T: Real>(model: &Model<T>) -> Normalisation {
     let of = &model.description.normalisation;
-    gatefold_data::Normalisation { mean: of.mean.clone(), std: of.std.clone() }
+    Normalisation { mean: of.mean.clone(), std: of.std.clone() }
 }
 
 /// Batches of normalised images and labels, in file order.
@@ -43,6 +43,29 @@ pub fn normalisation<T: Real>(model: &Model<T>) -> gatefold_data::Normalisation 
 /// As [`Loader::new`].
 pub fn batches<T: Real>(model: &Model<T>, data: &Arc<Dataset>) -> Result<Loader<T>> {
     Ok(Loader::new(data, &normalisation(model), &Options::evaluation(BATCH), 0, 0)?)
+}
+
+/// The images of a set as a model takes them: normalised, in batches, in file order.
+#[derive(Debug, Clone)]
+pub struct Images {
+    data: Arc<Dataset>,
+    normalisation: Normalisation,
+}
+
+impl Images {
+    /// Those of `data`.
+    pub fn new(data: &Arc<Dataset>, normalisation: Normalisation) -> Self {
+        Images { data: Arc::clone(data), normalisation }
+    }
+
+    /// The batches, `[N,C,H,W]` each.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn batches<T: Real>(&self) -> Result<impl Iterator<Item = Result<Tensor<T>>>> {
+        let loader = Loader::new(&self.data, &self.normalisation, &Options::evaluation(BATCH), 0, 0)?;
+        Ok(loader.map(|batch| Ok(batch?.images)))
+    }
 }
 
 /// Evaluates `model` over `data` in file order; `logits` sees those of each batch, `[N, classes]`.

@@ -5,15 +5,32 @@
 //!
 //! Per site both networks get A's input of that site; end to end each its own. A figure is max|Δ| over the scale, the
 //! largest |y| of A over the images compared. Border positions are those whose kernel reaches into the padding.
+//!
+//! Where two networks part, [`PartsAt`] names the first site beyond its limit and the likely cause.
 
-use gatefold_autograd::Var;
-use gatefold_layers::{Activation, Cx, SiteSpec};
+mod cause;
+mod compare;
+mod figures;
+mod tensors;
+#[cfg(test)]
+mod testing;
+
+use std::fmt;
+
 use gatefold_models::Network;
-use gatefold_tensor::{Error as TensorError, Real, Result, Tensor};
-use serde::Serialize;
+use gatefold_tensor::Real;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::evaluate::Images;
+use cause::{Stored, Suspects};
+
+pub use compare::{classes, compare};
+pub use figures::{Comparison, Figure, SiteFigures};
 
 /// The largest ratio that counts as equal.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Of the algebra, per site and end to end.
     pub algebra: f64,
@@ -23,177 +40,30 @@ pub struct Limits {
     pub network: f64,
 }
 
+// ANCHOR: limits
 impl Default for Limits {
     fn default() -> Self {
         Limits { algebra: 1e-10, site: 1e-5, network: 1e-4 }
     }
 }
+// ANCHOR_END: limits
 
-/// A largest difference, and what it is measured against.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Figure {
-    /// max|y_A − y_B|.
-    pub difference: f64,
-    /// max|y_A|.
-    pub scale: f64,
-    /// Difference over scale: the tolerance that would just pass. Serialised as null if it is not finite.
-    pub ratio: f64,
-}
-
-impl Figure {
-    /// Takes in more values; a NaN stays.
-    fn widen(&mut self, difference: f64, scale: f64) {
-        let max = |a: f64, b: f64| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) };
-        self.difference = max(self.difference, difference);
-        self.scale = max(self.scale, scale);
-        self.ratio = if self.difference == 0.0 { 0.0 } else { self.difference / self.scale };
-    }
-
-    /// Whether the ratio is within `limit`; NaN never is.
-    pub fn within(&self, limit: f64) -> bool {
-        self.ratio <= limit
-    }
-}
-
-/// A site's figures, apart for border and interior.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SiteFigures {
-    /// The site's path.
-    pub path: String,
-    /// Positions whose kernel reaches into the padding; `None` where none does, as in every 1x1 site.
-    pub border: Option<Figure>,
-    /// All other positions; `None` where there are none.
-    pub interior: Option<Figure>,
-}
-
-impl SiteFigures {
-    /// The worse of border and interior.
-    pub fn worst(&self) -> f64 {
-        [self.border, self.interior].into_iter().flatten().fold(0.0, |worst, figure| {
-            if worst <= figure.ratio || figure.ratio.is_nan() { figure.ratio } else { worst }
-        })
-    }
-}
-
-/// Two networks compared over a number of images.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Comparison {
-    /// Images compared.
-    pub images: usize,
-    /// Every site, in the order of the forward pass.
-    pub sites: Vec<SiteFigures>,
-    /// The logits, end to end.
-    pub logits: Figure,
-    /// Images for which both networks name the same class first.
-    pub top1_equal: usize,
-}
-
-impl Comparison {
-    /// The first site beyond `limit`.
-    pub fn first_beyond(&self, limit: f64) -> Option<&SiteFigures> {
-        self.sites.iter().find(|site| site.worst() > limit || site.worst().is_nan())
-    }
-}
-
-/// Compares `a` and `b` in evaluation mode over batches of images.
-///
-/// # Errors
-/// [`TensorError`] if the networks do not have the same sites, or an image does not fit.
-pub fn compare<T: Real>(
-    a: &dyn Network<T>,
-    b: &dyn Network<T>,
-    batches: impl IntoIterator<Item = Tensor<T>>,
-) -> Result<Comparison> {
-    let (sites_a, sites_b) = (a.sites(), b.sites());
-    let places = |sites: &[(String, &dyn gatefold_layers::Site<T>)]| -> Vec<_> {
-        sites.iter().map(|(path, site)| (path.clone(), SiteSpec { replaceable: true, ..*site.spec() })).collect()
-    };
-    if places(&sites_a) != places(&sites_b) {
-        return Err(TensorError::invalid(
-            "verify",
-            "A and B do not have the same sites: they are not the same network",
-        ));
-    }
-    let empty = |(path, _): &(String, _)| SiteFigures { path: path.clone(), border: None, interior: None };
-    let mut comparison =
-        Comparison { images: 0, sites: sites_a.iter().map(empty).collect(), logits: Figure::default(), top1_equal: 0 };
-    for images in batches {
-        let mut inputs = Vec::new();
-        let x = Var::constant(images);
-        let cx = Cx::eval().observed(|path, x, _| inputs.push((path.to_owned(), x.clone())));
-        let logits_a = a.forward(&cx, &x)?;
-        drop(cx);
-        let logits_b = b.forward(&Cx::eval(), &x)?;
-        let (difference, scale) = (logits_a.value().max_abs_diff(logits_b.value())?, logits_a.value().max_abs());
-        comparison.logits.widen(difference.f64(), scale.f64());
-        comparison.images += x.shape()[0];
-        let top1 = classes(logits_a.value()).into_iter().zip(classes(logits_b.value()));
-        comparison.top1_equal += top1.filter(|(a, b)| a == b).count();
-        for (((path, site_a), (_, site_b)), figures) in sites_a.iter().zip(&sites_b).zip(&mut comparison.sites) {
-            let Some((_, x)) = inputs.iter().find(|(of, _)| of == path) else {
-                return Err(TensorError::invalid(
-                    "verify",
-                    format!("site `{path}` does not take part in the forward pass"),
-                ));
-            };
-            let y_a = site_a.forward(&Cx::eval(), x, Activation::Identity)?;
-            let y_b = site_b.forward(&Cx::eval(), x, Activation::Identity)?;
-            widen_site(figures, site_a.spec(), x.shape(), y_a.value(), y_b.value())?;
-        }
-    }
-    Ok(comparison)
-}
-
-/// The class that each row of logits names first.
-pub fn classes<T: Real>(logits: &Tensor<T>) -> Vec<usize> {
-    let k = logits.shape().last().copied().unwrap_or(1).max(1);
-    let best = |row: &[T]| (0..k).fold(0, |best, i| if row[i] > row[best] { i } else { best });
-    logits.as_slice().chunks_exact(k).map(best).collect()
-}
-
-fn widen_site<T: Real>(
-    figures: &mut SiteFigures,
-    spec: &SiteSpec,
-    x: &[usize],
-    a: &Tensor<T>,
-    b: &Tensor<T>,
-) -> Result<()> {
-    if a.shape() != b.shape() {
-        return Err(TensorError::shape("verify", "y of B", format!("{:?}", a.shape()), b.shape()));
-    }
-    let [n, c, oh, ow] = a.dims("verify", "y")?;
-    let scale = a.max_abs().f64();
-    let (rows, columns) = (reaches_padding(spec, x[2], oh), reaches_padding(spec, x[3], ow));
-    let (mut border, mut interior) = (None::<f64>, None::<f64>);
-    let pixels = a.as_slice().chunks_exact(c).zip(b.as_slice().chunks_exact(c));
-    for (pixel, (a, b)) in pixels.enumerate().take(n * oh * ow) {
-        let at_border = rows[pixel / ow % oh] || columns[pixel % ow];
-        let part = if at_border { &mut border } else { &mut interior };
-        let worst = part.get_or_insert(0.0);
-        for (&a, &b) in a.iter().zip(b) {
-            let difference = (a - b).abs().f64();
-            if difference > *worst || difference.is_nan() {
-                *worst = difference;
-            }
-        }
-    }
-    for (figure, difference) in [(&mut figures.border, border), (&mut figures.interior, interior)] {
-        if let Some(difference) = difference {
-            figure.get_or_insert_default().widen(difference, scale);
-        }
-    }
-    Ok(())
-}
-
-/// For each output row (or column) whether its kernel reaches into the padding of an input of `extent` rows.
-fn reaches_padding(spec: &SiteSpec, extent: usize, outputs: usize) -> Vec<bool> {
-    let reach = spec.dilation * (spec.kernel - 1);
-    let outside = |i: usize| i * spec.stride < spec.padding || i * spec.stride + reach >= extent + spec.padding;
-    (0..outputs).map(outside).collect()
+/// Two networks, each in the element type in which it computes and widened to f64.
+pub struct Pair<'a, T: Real> {
+    /// A.
+    pub a: &'a dyn Network<T>,
+    /// B as stored.
+    pub b: &'a dyn Network<T>,
+    /// A, widened.
+    pub wide_a: &'a dyn Network<f64>,
+    /// B, widened.
+    pub wide_b: &'a dyn Network<f64>,
+    /// The fold of the widened A; `None` if A is folded already.
+    pub fold: Option<&'a dyn Network<f64>>,
 }
 
 /// The answer, with everything it rests on.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Whether every figure is within its limit.
     pub equal: bool,
@@ -210,40 +80,135 @@ pub struct Report {
 }
 
 /// Where two networks part, and the likely cause.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartsAt {
-    /// The first site beyond its limit, or `logits`.
+    /// The first site beyond its limit; `logits` if every site is within; `input` if the images already differ.
     pub path: String,
-    /// `algebra` or `rounding`.
-    pub question: &'static str,
+    /// The question that was answered with no.
+    pub question: Question,
     /// The likely cause, in words.
     pub cause: String,
 }
 
-impl Report {
-    /// The answer to three comparisons.
-    pub fn new(algebra: Option<Comparison>, rounding: Comparison, storage: Comparison, limits: Limits) -> Self {
-        let parts_at = (algebra.as_ref())
-            .and_then(|algebra| parts_at(algebra, "algebra", limits.algebra, limits.algebra))
-            .or_else(|| parts_at(&rounding, "rounding", limits.site, limits.network));
-        Report { equal: parts_at.is_none(), limits, algebra, rounding, storage, parts_at }
+/// What was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Question {
+    /// Is the fold the right formula?
+    Algebra,
+    /// Does the stored network compute the same, up to rounding?
+    Rounding,
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Question::Algebra => "algebra",
+            Question::Rounding => "rounding",
+        })
     }
 }
 
-fn parts_at(comparison: &Comparison, question: &'static str, site: f64, network: f64) -> Option<PartsAt> {
-    if let Some(figures) = comparison.first_beyond(site) {
-        let cause = match (figures.border, figures.interior) {
-            (Some(border), Some(interior)) if interior.within(site) && !border.within(site) => {
-                "only the border parts: padding and the shift of a batch norm were applied in the wrong order"
-            }
-            _ => "weights, statistics or gates of this site differ",
-        };
-        return Some(PartsAt { path: figures.path.clone(), question, cause: cause.to_owned() });
+impl Report {
+    /// Asks all questions of two networks over `images`, and looks for the cause where they part.
+    ///
+    /// # Errors
+    /// If the two are not the same network, if there are no images, or if one does not fit.
+    pub fn of<T: Real>(pair: &Pair<'_, T>, images: &Images, limits: Limits) -> Result<Self> {
+        let Pair { a, b, wide_a, wide_b, fold } = *pair;
+        let algebra = fold.map(|fold| compare(wide_a, fold, images.batches::<f64>()?)).transpose()?;
+        let rounding = compare(a, b, images.batches::<T>()?)?;
+        let storage = compare(wide_a, wide_b, images.batches::<f64>()?)?;
+        let mut parts_at = None;
+        if let (Some(fold), Some(algebra)) = (fold, &algebra) {
+            let suspects = Suspects { a: wide_a, b: fold, stored: None };
+            parts_at = suspects.parts_at(algebra, Question::Algebra, (limits.algebra, limits.algebra), images)?;
+        }
+        if parts_at.is_none() {
+            let stored = Stored { a: wide_a, b: wide_b, fold, comparison: &storage };
+            let suspects = Suspects { a, b, stored: Some(stored) };
+            parts_at = suspects.parts_at(&rounding, Question::Rounding, (limits.site, limits.network), images)?;
+        }
+        Ok(Report { equal: parts_at.is_none(), limits, algebra, rounding, storage, parts_at })
     }
-    let cause = "every site agrees on A's inputs: the layers between the sites, or their rounding together, part";
-    (!comparison.logits.within(network)).then(|| PartsAt {
-        path: "logits".to_owned(),
-        question,
-        cause: cause.to_owned(),
-    })
+
+    /// The exit status of a program that ends with this answer: 0 equal, 1 not.
+    pub fn exit_status(&self) -> u8 {
+        u8::from(!self.equal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gatefold_layers::SiteSpec;
+    use gatefold_tensor::Tensor;
+
+    use super::testing::{AnyNetwork, AnySite, images};
+    use super::*;
+
+    fn network(factor: f64) -> AnyNetwork {
+        let site = AnySite::new(SiteSpec::pointwise(1, 1), move |x| x.map(|x| factor * x));
+        AnyNetwork::new(vec![site], |y| Tensor::from_fn([y.shape()[0], 2], |i| y.view()[[i[0], 0, 0, i[1]]]))
+    }
+
+    /// A is the identity, its fold multiplies by `fold`, B as stored by `b`.
+    fn report(fold: f64, b: f64) -> Report {
+        let [a, fold, b] = [1.0, fold, b].map(network);
+        let pair = Pair { a: &a, b: &b, wide_a: &a, wide_b: &b, fold: Some(&fold) };
+        Report::of(&pair, &images((0..18).collect()), Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn the_questions_are_asked_apart_each_with_its_own_limit() {
+        let equal = report(1.0 + 0.9e-10, 1.0 + 0.9e-5);
+        assert!(equal.equal && equal.parts_at.is_none());
+        let wrong_formula = report(1.0 + 1.1e-10, 1.0);
+        let parts_at = wrong_formula.parts_at.as_ref().unwrap();
+        assert_eq!((parts_at.path.as_str(), parts_at.question), ("0", Question::Algebra));
+        assert!(!wrong_formula.equal);
+        let wrong_file = report(1.0, 1.0 + 1.1e-5);
+        let parts_at = wrong_file.parts_at.as_ref().unwrap();
+        assert_eq!((parts_at.path.as_str(), parts_at.question), ("0", Question::Rounding));
+        assert!(!wrong_file.equal);
+    }
+
+    #[test]
+    fn the_exit_status_is_the_answer() {
+        assert_eq!(report(1.0, 1.0).exit_status(), 0);
+        assert_eq!(report(1.1, 1.0).exit_status(), 1);
+        assert_eq!(report(1.0, 1.1).exit_status(), 1);
+    }
+
+    #[test]
+    fn a_nan_in_b_is_not_equal() {
+        let report = report(1.0, f64::NAN);
+        assert!(!report.equal && report.parts_at.is_some());
+        assert_eq!((report.rounding.top1_equal, report.rounding.images), (0, 3));
+    }
+
+    #[test]
+    fn without_a_fold_the_algebra_is_not_asked() {
+        let a = network(1.0);
+        let pair = Pair { a: &a, b: &a, wide_a: &a, wide_b: &a, fold: None };
+        let report = Report::of(&pair, &images(vec![7; 6]), Limits::default()).unwrap();
+        assert!(report.equal && report.algebra.is_none());
+    }
+
+    #[test]
+    fn a_report_is_the_same_after_json() {
+        let back = |report: &Report| -> Report {
+            serde_json::from_str(&serde_json::to_string_pretty(report).unwrap()).unwrap()
+        };
+        for report in [report(1.0, 1.0), report(1.0, 1.1), report(1.1, 1.0)] {
+            assert_eq!(back(&report), report);
+        }
+        // JSON has no NaN: it is null there, and NaN again behind it.
+        let report = report(1.0, f64::NAN);
+        let json = serde_json::to_value(&report).unwrap();
+        assert!(json["rounding"]["logits"]["ratio"].is_null());
+        assert_eq!(json["parts_at"]["question"], "rounding");
+        let back = back(&report);
+        assert!(back.rounding.logits.ratio.is_nan() && back.rounding.worst_site().is_nan());
+        assert_eq!(serde_json::to_value(&back).unwrap(), json);
+    }
 }
