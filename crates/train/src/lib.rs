@@ -1,5 +1,6 @@
 //! Training: the optimiser and its learning rates, the loop, checkpoints, the directory of a run, and the proof at its end.
 
+pub mod bench;
 mod checkpoint;
 mod conclude;
 mod config;
@@ -10,6 +11,7 @@ mod optimiser;
 mod plots;
 mod run_dir;
 mod schedule;
+mod step;
 mod trainer;
 pub mod verify;
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gatefold_data::{Augment, Dataset, Loader, Options};
-use gatefold_layers::{Cx, Entry, Mode, Walk};
+use gatefold_layers::{Cx, Mode, Walk};
 use gatefold_models::{Description, Model, Normalisation, file};
 use gatefold_tensor::{Real, Tensor};
 
 use crate::checkpoint::{self, Progress};
 use crate::evaluate::{Evaluation, evaluate, normalisation};
-use crate::verify::classes;
+use crate::step::{self, Taken};
 use crate::{Config, Epoch, Error, Metrics, Result, RunDir, Sgd, plots};
 
 /// Watches a run, and may stop it.
@@ -207,36 +207,13 @@ impl<T: Real> Trainer<T> {
     }
 
     /// One optimiser step: the batch's mean loss, and how many images were classified right.
-    // ANCHOR: step
     fn step(&mut self, images: &Tensor<T>, labels: &[usize], lr: f64) -> Result<(f64, usize)> {
-        let cx = Cx::train();
-        let logits = self.model.network.forward(&cx, &cx.input(images.clone(), false))?;
-        let loss = logits.cross_entropy(labels, self.config.label_smoothing)?;
-        let value = loss.value().item()?.f64();
-        if !value.is_finite() {
-            return Err(self.diverged(images));
+        let step = step::Step { images, labels, label_smoothing: self.config.label_smoothing, lr };
+        match step::step(&mut *self.model.network, &mut self.sgd, &step, |_| {})? {
+            Taken::Step { loss, correct } => Ok((loss, correct)),
+            Taken::LossNotFinite => Err(self.diverged(images)),
+            Taken::ValueNotFinite(key) => Err(self.diverged_at(Some(key))),
         }
-        let gradients = cx.backward(&loss)?;
-        let statistics = cx.into_statistics();
-        self.sgd.step(&mut *self.model.network, &gradients, lr)?;
-        statistics.apply(&mut *self.model.network)?;
-        if let Some(key) = self.not_finite() {
-            return Err(self.diverged_at(Some(key)));
-        }
-        let correct = classes(logits.value()).iter().zip(labels).filter(|(a, b)| a == b).count();
-        Ok((value, correct))
-    }
-    // ANCHOR_END: step
-
-    /// The first parameter or statistic that is no number any more.
-    fn not_finite(&self) -> Option<String> {
-        let mut found = None;
-        self.model.network.walk("", &mut |key, entry: Entry<'_, T>| {
-            if found.is_none() && !entry.value().is_finite() {
-                found = Some(key.to_owned());
-            }
-        });
-        found
     }
 
     /// Runs the forward pass again and names the first layer that puts out a NaN or an infinity.

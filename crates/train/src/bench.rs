@@ -1,0 +1,287 @@
+//! How fast a network trains and classifies on this machine: random data, no file, the step that the loop takes.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use gatefold_layers::Cx;
+use gatefold_models::{Description, Model, Normalisation};
+use gatefold_tensor::random::randn;
+use gatefold_tensor::{Real, Tensor};
+
+use crate::step::{Part, Step, Taken, step};
+use crate::{Config, Error, Precision, Result, Sgd, fold};
+
+/// Channels, height and width of the random images.
+const INPUT: [usize; 3] = [3, 32, 32];
+/// Classes of the random labels.
+const CLASSES: usize = 10;
+/// What runs before the measurement: caches, clocks and memory settle.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// A measurement has at least so many steps, however long they take.
+const LEAST_STEPS: usize = 3;
+
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Forward, cross-entropy, backward, SGD, running statistics.
+    Train,
+    /// The logits of a batch, in eval mode, of the network as it is trained.
+    Unfolded,
+    /// The same of the folded network.
+    Folded,
+}
+
+/// A measurement.
+#[derive(Debug, Clone)]
+pub struct Measurement {
+    /// Trained values of the network, before any fold.
+    pub parameters: usize,
+    /// Multiply-accumulates of one image's forward pass, in the form that was measured.
+    pub macs: usize,
+    /// The time of each step in ms, rising; not empty.
+    pub steps_ms: Vec<f64>,
+    /// Images in a step.
+    pub batch_size: usize,
+    /// The median of each part of a step, in ms, in the order of the step. What a step does besides (freeing memory,
+    /// above all) is the last.
+    pub parts: Vec<(&'static str, f64)>,
+    /// Forward passes whose multiply-accumulates a step is worth: by the field's count backward is two.
+    passes: usize,
+}
+
+impl Measurement {
+    /// The median time of a step in ms.
+    pub fn median_ms(&self) -> f64 {
+        median(&self.steps_ms)
+    }
+
+    /// The shortest step in ms.
+    pub fn min_ms(&self) -> f64 {
+        self.steps_ms[0]
+    }
+
+    /// The longest step in ms.
+    pub fn max_ms(&self) -> f64 {
+        self.steps_ms[self.steps_ms.len() - 1]
+    }
+
+    /// Images a second, by the median.
+    pub fn images_per_second(&self) -> f64 {
+        1e3 * self.batch_size as f64 / self.median_ms()
+    }
+
+    /// 10⁹ operations a second, by the median. A multiply-accumulate is two, and a training step three forward passes.
+    pub fn gflops(&self) -> f64 {
+        let operations = 2 * self.passes * self.macs * self.batch_size;
+        operations as f64 / self.median_ms() / 1e6
+    }
+}
+
+/// Measures the network of `config` in its precision, on the current thread pool, for `seconds` after half a second of
+/// warm-up. Of `config` count the network, the batch size, the optimiser and the seed.
+///
+/// # Errors
+/// If the options do not fit the backbone, [`Error::Diverged`], and [`Error::Usage`] if a fold is asked for and there is
+/// none.
+pub fn measure(config: &Config, mode: Mode, seconds: f64) -> Result<Measurement> {
+    match config.precision {
+        Precision::F32 => measure_in::<f32>(config, mode, seconds),
+        Precision::F64 => measure_in::<f64>(config, mode, seconds),
+    }
+}
+
+fn measure_in<T: Real>(config: &Config, mode: Mode, seconds: f64) -> Result<Measurement> {
+    let mut model = Model::<T>::new(description(config), config.seed)?;
+    let parameters = model.network.parameters();
+    if mode == Mode::Folded {
+        let remedy = Some("measure the network as it is trained: `--unfolded`".to_owned());
+        model = fold(&model).map_err(|why| Error::Usage { message: why.to_string(), remedy })?;
+    }
+    let macs: usize = model.network.layers([INPUT[1], INPUT[2]])?.iter().map(|layer| layer.cost.macs).sum();
+    let images = randn([config.batch_size, INPUT[0], INPUT[1], INPUT[2]], config.seed);
+    let times = match mode {
+        Mode::Train => training(config, &mut model, &images, seconds)?,
+        Mode::Unfolded | Mode::Folded => inference(&model, &images, seconds)?,
+    };
+    let passes = if mode == Mode::Train { 3 } else { 1 };
+    Ok(times.measurement(parameters, macs, config.batch_size, passes))
+}
+
+/// The network that `config` names, for random data.
+fn description(config: &Config) -> Description {
+    let (mean, std) = (vec![0.0; INPUT[0]], vec![1.0; INPUT[0]]);
+    Description {
+        backbone: config.backbone,
+        width: config.width,
+        conv: config.conv.clone(),
+        folded: false,
+        input: INPUT,
+        classes: (0..CLASSES).map(|class| class.to_string()).collect(),
+        dataset: "random".to_owned(),
+        normalisation: Normalisation { maximum: 255, mean, std },
+    }
+}
+
+fn training<T: Real>(config: &Config, model: &mut Model<T>, images: &Tensor<T>, seconds: f64) -> Result<Times> {
+    let mut sgd = Sgd::new(config.momentum, config.weight_decay);
+    // A fixed assignment that no pixel knows of: as hard to learn as a drawn one.
+    let labels: Vec<usize> = (0..config.batch_size).map(|image| image % CLASSES).collect();
+    let batch = Step { images, labels: &labels, label_smoothing: config.label_smoothing, lr: config.lr };
+    let mut steps = 0;
+    repeat(seconds, |clock| {
+        let taken = step(&mut *model.network, &mut sgd, &batch, |part: Part| clock.lap(part.name()))?;
+        let layer = match taken {
+            Taken::Step { .. } => None,
+            Taken::LossNotFinite => Some(None),
+            Taken::ValueNotFinite(key) => Some(Some(key)),
+        };
+        if let Some(layer) = layer {
+            return Err(Error::Diverged { epoch: 0, step: steps, layer });
+        }
+        steps += 1;
+        Ok(())
+    })
+}
+
+fn inference<T: Real>(model: &Model<T>, images: &Tensor<T>, seconds: f64) -> Result<Times> {
+    repeat(seconds, |clock| {
+        let cx = Cx::eval();
+        let logits = model.network.forward(&cx, &cx.input(images.clone(), false))?;
+        black_box(logits.value().as_slice());
+        clock.lap(Part::Forward.name());
+        Ok(())
+    })
+}
+
+/// The parts of the step under way: each lap ends one.
+struct Clock {
+    since: Instant,
+    laps: Vec<(&'static str, f64)>,
+}
+
+impl Clock {
+    fn lap(&mut self, part: &'static str) {
+        let now = Instant::now();
+        self.laps.push((part, ms(now - self.since)));
+        self.since = now;
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    1e3 * duration.as_secs_f64()
+}
+
+/// The time of each step, and of its parts.
+#[derive(Default)]
+struct Times {
+    steps: Vec<f64>,
+    parts: Vec<(&'static str, Vec<f64>)>,
+}
+
+/// Takes steps until they settle, then for `seconds`.
+fn repeat(seconds: f64, mut step: impl FnMut(&mut Clock) -> Result<()>) -> Result<Times> {
+    let mut timed = |times: &mut Times| -> Result<()> {
+        let start = Instant::now();
+        let mut clock = Clock { since: start, laps: Vec::new() };
+        step(&mut clock)?;
+        clock.lap("rest");
+        times.steps.push(ms(clock.since - start));
+        for (index, (part, ms)) in clock.laps.into_iter().enumerate() {
+            match times.parts.get_mut(index) {
+                Some((_, all)) => all.push(ms),
+                None => times.parts.push((part, vec![ms])),
+            }
+        }
+        Ok(())
+    };
+    let start = Instant::now();
+    while start.elapsed() < WARM_UP {
+        timed(&mut Times::default())?;
+    }
+    let (mut times, start) = (Times::default(), Instant::now());
+    while times.steps.len() < LEAST_STEPS || start.elapsed().as_secs_f64() < seconds {
+        timed(&mut times)?;
+    }
+    Ok(times)
+}
+
+impl Times {
+    fn measurement(mut self, parameters: usize, macs: usize, batch_size: usize, passes: usize) -> Measurement {
+        self.steps.sort_by(f64::total_cmp);
+        let parts = self.parts.into_iter().map(|(part, mut all)| {
+            all.sort_by(f64::total_cmp);
+            (part, median(&all))
+        });
+        Measurement { parameters, macs, batch_size, passes, parts: parts.collect(), steps_ms: self.steps }
+    }
+}
+
+/// The median of values that rise.
+fn median(sorted: &[f64]) -> f64 {
+    let (below, above) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    f64::midpoint(below, above)
+}
+
+/// The most memory that this process has held so far, in MiB; `None` where the system does not say.
+pub fn peak_rss_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use gatefold_data::Kind;
+    use gatefold_layers::ConvKind;
+
+    use super::*;
+
+    fn config(conv: &str) -> Config {
+        let conv = ConvKind::named(conv).unwrap();
+        Config { conv, batch_size: 4, lr: 0.01, ..Config::defaults(Kind::Digits) }
+    }
+
+    #[test]
+    fn a_training_step_is_measured_part_by_part() {
+        let measured = measure(&config("mdconv"), Mode::Train, 0.0).unwrap();
+        assert_eq!(measured.steps_ms.len(), LEAST_STEPS);
+        let parts: Vec<_> = measured.parts.iter().map(|(part, _)| *part).collect();
+        assert_eq!(parts, ["forward", "loss", "backward", "optimiser", "statistics", "rest"]);
+        assert_eq!(measured.parameters, 10_030);
+        assert!(measured.min_ms() > 0.0 && measured.min_ms() <= measured.median_ms());
+        assert!(measured.median_ms() <= measured.max_ms());
+        let (images, flop) = (measured.images_per_second(), 6.0 * measured.macs as f64);
+        assert!((measured.gflops() - images * flop / 1e9).abs() < 1e-9 * measured.gflops());
+    }
+
+    #[test]
+    fn the_fold_is_what_is_measured() {
+        let macs = |mode| measure(&config("maconv"), mode, 0.0).unwrap().macs;
+        assert_eq!(macs(Mode::Folded), 1_031_808);
+        assert_eq!(macs(Mode::Unfolded), macs(Mode::Train));
+        assert!(macs(Mode::Unfolded) > macs(Mode::Folded));
+    }
+
+    #[test]
+    fn a_step_that_diverges_is_an_error() {
+        let wild = Config { lr: 1e30, ..config("static") };
+        let error = measure(&wild, Mode::Train, 0.0).unwrap_err();
+        assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_does_not_fold_is_refused() {
+        let ConvKind::MdConv(mut options) = ConvKind::named("mdconv").unwrap() else { panic!("another kind") };
+        options.activation = gatefold_layers::BranchActivation::Relu;
+        let relu = Config { conv: ConvKind::MdConv(options), ..config("static") };
+        let error = measure(&relu, Mode::Folded, 0.0).unwrap_err();
+        assert_eq!((error.exit_status(), error.remedy().is_some()), (2, true), "{error}");
+    }
+
+    #[test]
+    fn medians_of_odd_and_even_counts() {
+        assert_eq!(median(&[1.0, 2.0, 9.0]), 2.0);
+        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), 3.0);
+    }
+}
