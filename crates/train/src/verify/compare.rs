@@ -57,7 +57,7 @@ pub(super) fn output<T: Real>(site: &dyn Site<T>, x: &Var<T>) -> Result<Tensor<T
     Ok(site.forward(&Cx::eval(), x, Activation::Identity)?.value().clone())
 }
 
-/// A forward pass: its logits, and the input of every site.
+/// A forward pass: its logits, and the input of every site as plain values, so that both networks read the same ones.
 pub(super) struct Pass<T: Real> {
     logits: Var<T>,
     inputs: Vec<(String, Var<T>)>,
@@ -66,7 +66,7 @@ pub(super) struct Pass<T: Real> {
 impl<T: Real> Pass<T> {
     pub(super) fn of(network: &dyn Network<T>, images: &Var<T>) -> Result<Self> {
         let mut inputs = Vec::new();
-        let cx = Cx::eval().observed(|path, x, _| inputs.push((path.to_owned(), x.clone())));
+        let cx = Cx::eval().observed(|path, x, _| inputs.push((path.to_owned(), Var::constant(x.value().clone()))));
         let logits = network.forward(&cx, images)?;
         drop(cx);
         Ok(Pass { logits, inputs })

@@ -92,6 +92,11 @@ impl Comparison {
         self.sites.iter().fold(0.0, |worst, site| larger(worst, site.worst()))
     }
 
+    /// The worst ratio of all, sites and logits; NaN if any is.
+    pub fn worst(&self) -> f64 {
+        larger(self.worst_site(), self.logits.ratio)
+    }
+
     /// The figures of the site at `path`.
     pub fn site(&self, path: &str) -> Option<&SiteFigures> {
         self.sites.iter().find(|site| site.path == path)
@@ -158,7 +163,9 @@ mod tests {
         assert_eq!(first(&comparison, 1e-3).as_deref(), Some("b"));
         assert_eq!(first(&comparison, 1e-2).as_deref(), Some("c"));
         assert_eq!(first(&comparison, 0.1), None);
-        assert_eq!(comparison.worst_site(), 0.1);
+        assert_eq!((comparison.worst_site(), comparison.worst()), (0.1, 0.1));
+        comparison.logits = figure(f64::NAN, 1.0);
+        assert!(comparison.worst().is_nan());
         assert_eq!(comparison.site("b").unwrap().worst(), 2e-3);
         comparison.sites[0].interior = Some(figure(f64::NAN, 1.0));
         assert_eq!(first(&comparison, 0.1).as_deref(), Some("a"));

@@ -24,6 +24,13 @@ struct Differing<'a> {
     ratio: f64,
 }
 
+impl Differing<'_> {
+    /// Whether this is the bias of a convolution, into which a batch norm's shift folds.
+    fn is_shift(&self) -> bool {
+        self.key.ends_with("conv.bias") || self.key.ends_with("conv1.bias") || self.key.ends_with("conv2.bias")
+    }
+}
+
 /// How `given` differs from `expected`, which has the same form, in words; `None` if it does not, or by no more than
 /// rounding. `groups` are those of the convolution, `prefix` is put before every key.
 pub(super) fn difference(expected: &State, given: &State, prefix: &str, groups: usize) -> Option<String> {
@@ -43,9 +50,9 @@ pub(super) fn difference(expected: &State, given: &State, prefix: &str, groups: 
     natures.into_iter().find_map(|nature| nature(&differing, groups))
 }
 
-/// The tensors in words: the worst one with its difference, and how many others there are.
-fn named(differing: &[Differing<'_>]) -> String {
-    let Differing { key, ratio, .. } = &differing[0];
+/// The tensors in words: one of them with its difference, and how many others there are.
+fn named(tensor: &Differing<'_>, differing: &[Differing<'_>]) -> String {
+    let Differing { key, ratio, .. } = tensor;
     let others = match differing.len() {
         1 => String::new(),
         2 => ", as is one more tensor".to_owned(),
@@ -94,41 +101,40 @@ pub(super) fn moved(count: usize, equal: impl Fn(usize, usize) -> bool) -> Optio
 /// Running statistics themselves, where B is not folded.
 fn recorded(differing: &[Differing<'_>], _: usize) -> Option<String> {
     let all = differing.iter().all(|tensor| tensor.key.contains("running_"));
-    all.then(|| format!("statistics: {}", named(differing)))
+    all.then(|| format!("statistics: {}", named(&differing[0], differing)))
 }
 
-/// Only biases.
+/// Only biases of convolutions.
 fn shifted(differing: &[Differing<'_>], _: usize) -> Option<String> {
-    let all = differing.iter().all(|tensor| tensor.key.ends_with("conv.bias") || tensor.key.ends_with("conv1.bias"));
-    all.then(|| format!("statistics: the kernels agree, {}, as after another running mean or β", named(differing)))
+    let named = named(&differing[0], differing);
+    let all = differing.iter().all(Differing::is_shift);
+    all.then(|| format!("statistics: the kernels agree, {named}, as after another running mean or β"))
 }
 
 /// Kernels that are multiples of A's, and perhaps biases: a batch norm scales each output channel.
 fn scaled(differing: &[Differing<'_>], _: usize) -> Option<String> {
+    let kernel = differing.iter().find(|tensor| tensor.expected.shape().len() == 4)?;
     let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
-    for Differing { key, expected, given, .. } in differing {
-        match expected.shape().len() {
-            4 => {
-                let (expected, given) = (kernels(expected), kernels(given));
-                let allowed = ROUNDING * largest(expected.iter().copied().flatten());
-                for (a, b) in expected.iter().zip(given) {
-                    let factor = factor(a, b);
-                    if a.iter().zip(b).any(|(a, b)| (factor * a - b).abs() > allowed) {
-                        return None;
-                    }
-                    (least, most) = (least.min(factor), most.max(factor));
-                }
+    for tensor in differing.iter().filter(|tensor| !tensor.is_shift()) {
+        if tensor.expected.shape().len() != kernel.expected.shape().len() {
+            return None;
+        }
+        let (expected, given) = (kernels(tensor.expected), kernels(tensor.given));
+        let allowed = ROUNDING * largest(expected.iter().copied().flatten());
+        for (a, b) in expected.iter().zip(given) {
+            let factor = factor(a, b);
+            if a.iter().zip(b).any(|(a, b)| (factor * a - b).abs() > allowed) {
+                return None;
             }
-            _ if key.ends_with("bias") => {}
-            _ => return None,
+            (least, most) = (least.min(factor), most.max(factor));
         }
     }
-    let named = named(differing);
+    let named = named(kernel, differing);
     Some(format!("statistics: {named}, kernels times {least:.4} to {most:.4}, as after another running variance or γ"))
 }
 
 fn other(differing: &[Differing<'_>], _: usize) -> Option<String> {
-    Some(format!("weights or statistics: {}", named(differing)))
+    Some(format!("weights or statistics: {}", named(&differing[0], differing)))
 }
 
 /// The f that brings f·a closest to b; 1 where a is all zeros.
@@ -233,10 +239,19 @@ mod tests {
         let found = difference(&expected, &given, "", 1).unwrap();
         assert!(found.starts_with("statistics: `conv.weight` is "), "{found}");
         assert!(found.contains(" kernels times -1.5000 to 1.0000, as after another running variance"), "{found}");
+        // The kernels are named, even where a bias is further off.
+        let given = state([("conv.bias", &b.map(|b| 3.0 * b)), ("conv.weight", &scaled)]);
+        assert!(difference(&expected, &given, "", 1).unwrap().starts_with("statistics: `conv.weight` is "));
         // A single weight is no scale.
         let found =
             difference(&expected, &state([("conv.bias", &b), ("conv.weight", &first(&w, 1.1))]), "", 1).unwrap();
         assert!(found.starts_with("weights or statistics"), "{found}");
+        // Nor is any bias of an attention network, alone or beside kernels that are scaled.
+        let expected = state([("attention.fc1.bias", &b), ("conv.weight", &w)]);
+        for w in [&w, &scaled] {
+            let given = state([("attention.fc1.bias", &first(&b, 1.1)), ("conv.weight", w)]);
+            assert!(difference(&expected, &given, "", 1).unwrap().starts_with("weights or statistics"));
+        }
     }
 
     #[test]
