@@ -67,3 +67,29 @@ pub fn load<T: Real>(
         contents.tensors.iter().filter_map(|(key, value)| Some((key.strip_prefix(MOMENTUM)?.to_owned(), value.to())));
     Ok((model, momenta.collect(), progress))
 }
+
+#[cfg(test)]
+mod tests {
+    use gatefold_data::Kind;
+
+    use super::*;
+    use crate::{Config, Trainer};
+
+    #[test]
+    fn every_number_is_read_back_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let mut loaded = gatefold_data::load(Kind::Digits, folder.path(), Some(1)).unwrap();
+        // A quick parser reads the neighbour of the first two.
+        for awkward in [10.848400556328233, 0.1 + 0.2, 1.0 / 3.0, 5e-324] {
+            loaded.normalisation.mean = vec![awkward];
+            let trainer = Trainer::<f32>::new(Config::defaults(Kind::Digits), loaded.clone()).unwrap();
+            let progress = Progress { epoch: 3, loss_sum: awkward, best: Some(awkward), ..Progress::default() };
+            save(&path, &trainer.model, &Sgd::new(0.9, 0.0), &progress).unwrap();
+            let (model, momenta, read) = load::<f32>(&path).unwrap();
+            assert_eq!((read, momenta.len()), (progress, 0));
+            assert_eq!(model.description, trainer.model.description);
+            assert_eq!(model.stored(), trainer.model.stored());
+        }
+    }
+}
