@@ -2,13 +2,24 @@
 
 use std::process::ExitCode;
 
+use gatefold_data::Loaded;
 use gatefold_models::{FileError, NotFoldable};
-use gatefold_train::Error;
 use gatefold_train::verify::{Comparison, Figure, Report};
+use gatefold_train::{Error, file_remedy};
 
 /// An error of usage, exit status 2.
 pub fn usage(message: impl Into<String>) -> anyhow::Error {
     Error::Usage { message: message.into(), remedy: None }.into()
+}
+
+/// An error of usage with what to do instead.
+pub fn usage_instead(message: impl Into<String>, remedy: impl Into<String>) -> anyhow::Error {
+    Error::Usage { message: message.into(), remedy: Some(remedy.into()) }.into()
+}
+
+/// Prints what the user of a data set should know of its files.
+pub fn remarks(loaded: &Loaded) {
+    loaded.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
 }
 
 /// Prints an error, its causes and its remedy, and gives the exit status.
@@ -21,7 +32,8 @@ pub fn error(error: &anyhow::Error) -> ExitCode {
         }
     }
     eprintln!("error: {text}");
-    if let Some(remedy) = error.downcast_ref::<Error>().and_then(Error::remedy) {
+    let of_file = || error.downcast_ref().and_then(file_remedy);
+    if let Some(remedy) = error.downcast_ref().and_then(Error::remedy).or_else(of_file) {
         eprintln!("remedy: {remedy}");
     }
     ExitCode::from(status(error))

@@ -8,6 +8,7 @@ use gatefold_models::{Description, Model, Normalisation};
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Real, Tensor};
 
+use crate::error::NotFinite;
 use crate::step::{Part, Step, Taken, step};
 use crate::{Config, Error, Precision, Result, Sgd, fold};
 
@@ -130,13 +131,13 @@ fn training<T: Real>(config: &Config, model: &mut Model<T>, images: &Tensor<T>, 
     let mut steps = 0;
     repeat(seconds, |clock| {
         let taken = step(&mut *model.network, &mut sgd, &batch, |part: Part| clock.lap(part.name()))?;
-        let layer = match taken {
+        let not_finite = match taken {
             Taken::Step { .. } => None,
-            Taken::LossNotFinite => Some(None),
-            Taken::ValueNotFinite(key) => Some(Some(key)),
+            Taken::LossNotFinite => Some(NotFinite::Loss),
+            Taken::ValueNotFinite(value) => Some(value),
         };
-        if let Some(layer) = layer {
-            return Err(Error::Diverged { epoch: 0, step: steps, layer });
+        if let Some(what) = not_finite {
+            return Err(Error::Diverged { epoch: 0, step: steps, what });
         }
         steps += 1;
         Ok(())

@@ -3,6 +3,8 @@
 
 mod resolve;
 
+pub use resolve::ConfigFile;
+
 use std::path::PathBuf;
 
 use gatefold_data::Kind;
@@ -163,7 +165,8 @@ fn expected(key: &str) -> Option<String> {
         "schedule" | "schedule.kind" => names(Schedule::NAMES),
         "precision" => names(&["f32", "f64"]),
         "width" => "a number above 0 and at most 64".to_owned(),
-        "epochs" | "batch-size" | "limit" | "steps" => "a whole number of at least 1".to_owned(),
+        "epochs" | "batch-size" => "a whole number of at least 1".to_owned(),
+        "limit" | "steps" => "a whole number of at least 1, or none by `--set`".to_owned(),
         "lr" => "a number above 0".to_owned(),
         "momentum" | "label-smoothing" => "a number of at least 0 and below 1".to_owned(),
         "weight-decay" => "a number of at least 0".to_owned(),

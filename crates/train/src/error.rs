@@ -1,8 +1,8 @@
 //! What can go wrong in a run. A message says what failed and where; the cause is its `source`, and
 //! [`remedy`](Error::remedy) says what to do, as a command where there is one.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use gatefold_models::FileError;
 
@@ -48,14 +48,32 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] FileError),
     /// The loss or a value behind a layer is no longer finite.
-    #[error("training diverged in epoch {epoch}, step {step}: {}", value_at(layer.as_deref()))]
+    #[error("training diverged in epoch {epoch}, step {step}: {what} is not finite")]
     Diverged {
         /// The epoch, counted from 0.
         epoch: usize,
         /// The optimiser step, counted from 0 over the whole run.
         step: u64,
-        /// The first layer whose output is not finite, if one was found.
-        layer: Option<String>,
+        /// What was the first not to be finite.
+        what: NotFinite,
+    },
+    /// The images of a run are not those that it began with.
+    #[error(
+        "`{}` began with other {part} images: their checksum was {recorded}, that of those in `{}` is {found}",
+        run.display(),
+        data_dir.display()
+    )]
+    DataChanged {
+        /// `training` or `test`.
+        part: &'static str,
+        /// The checksum in `run.json`.
+        recorded: String,
+        /// That of the images read now.
+        found: String,
+        /// Where they were read.
+        data_dir: PathBuf,
+        /// The directory of the run.
+        run: PathBuf,
     },
     /// The file system refused.
     #[error("cannot {action} `{}`", path.display())]
@@ -80,10 +98,27 @@ pub enum Error {
     Tensor(#[from] gatefold_tensor::Error),
 }
 
-fn value_at(layer: Option<&str>) -> String {
-    match layer {
-        Some(layer) => format!("the output of layer `{layer}` is not finite"),
-        None => "the loss is not finite".to_owned(),
+/// A value that is a NaN or an infinity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotFinite {
+    /// The loss, with every layer's output finite.
+    Loss,
+    /// The output of the layer of this path.
+    Output(String),
+    /// The parameter of this key.
+    Parameter(String),
+    /// The running statistic of this key.
+    Statistic(String),
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotFinite::Loss => f.write_str("the loss"),
+            NotFinite::Output(path) => write!(f, "the output of layer `{path}`"),
+            NotFinite::Parameter(key) => write!(f, "the parameter `{key}`"),
+            NotFinite::Statistic(key) => write!(f, "the statistic `{key}`"),
+        }
     }
 }
 
@@ -104,6 +139,42 @@ pub fn file_exit_status(error: &FileError) -> u8 {
     }
 }
 
+/// What to do about an error of a model file, if that is known.
+pub fn file_remedy(error: &FileError) -> Option<String> {
+    let (path, source) = match error {
+        FileError::Io { path, source } => (path, Some(source)),
+        FileError::Format { path, .. } => (path, None),
+        _ => return None,
+    };
+    let run = path.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent);
+    match source.map(io::Error::kind) {
+        Some(kind) => io_remedy(path, kind),
+        None => Some(match run {
+            Some(run) if path.ends_with("last.safetensors") => format!(
+                "`{}` may be whole: copy it over this file and go on from the best epoch with `gatefold resume {}`",
+                path.with_file_name("best.safetensors").display(),
+                run.display()
+            ),
+            _ => "name another file, or write this one again with the program that made it".to_owned(),
+        }),
+    }
+}
+
+/// What to do where the file system refused.
+fn io_remedy(path: &Path, kind: io::ErrorKind) -> Option<String> {
+    use io::ErrorKind::{FileTooLarge, NotFound, QuotaExceeded, StorageFull};
+    if let Some(file) = path.ancestors().skip(1).find(|part| part.is_file()) {
+        return Some(format!("`{}` is a file: name a folder instead", file.display()));
+    }
+    match kind {
+        StorageFull | QuotaExceeded | FileTooLarge => {
+            Some("make room there; `gatefold resume RUN` goes on from the last checkpoint of a run".to_owned())
+        }
+        NotFound => Some("look at the path: it names nothing that is there".to_owned()),
+        _ => None,
+    }
+}
+
 impl Error {
     /// The exit status of a program that ends with this error: 2 usage, 3 data, 4 configuration or checkpoint,
     /// 5 diverged, 6 input or output, 130 interrupted.
@@ -111,6 +182,7 @@ impl Error {
         match self {
             Error::Usage { .. } => 2,
             Error::Data(error) => data_exit_status(error),
+            Error::DataChanged { .. } => 3,
             Error::Config { .. } | Error::Checkpoint { .. } | Error::Tensor(_) => 4,
             Error::Model(error) => file_exit_status(error),
             Error::Diverged { .. } => 5,
@@ -130,14 +202,19 @@ impl Error {
                 Some("train with a smaller learning rate or a warm-up: `--lr 0.01`, `--set warmup-epochs=5`".to_owned())
             }
             Error::Interrupted { run } => Some(format!("go on with `gatefold resume {}`", run.display())),
-            Error::Data(_) | Error::Model(_) | Error::Tensor(_) => None,
+            Error::DataChanged { run, .. } => Some(format!(
+                "give the folder of the images that it began with by `--data-dir`, or begin anew with \
+                 `gatefold train --config {} --out DIR`",
+                run.join("config.toml").display()
+            )),
+            Error::Model(error) => file_remedy(error),
+            Error::Data(_) | Error::Tensor(_) => None,
         }
     }
 
-    /// A file system call that failed. Where a part of the path is a file and not a folder, the remedy names that part.
+    /// A file system call that failed.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        let file = path.ancestors().skip(1).find(|part| part.is_file());
-        let remedy = file.map(|part| format!("`{}` is a file: name a folder instead", part.display()));
+        let remedy = io_remedy(path, source.kind());
         Error::Io { action, path: path.to_owned(), source, remedy }
     }
 
@@ -163,7 +240,7 @@ mod tests {
             (Error::checkpoint(&path, "short"), 4),
             (Error::Model(FileError::Io { path: path.clone(), source: io() }), 6),
             (Error::Model(FileError::Format { path: path.clone(), message: "no".into() }), 4),
-            (Error::Diverged { epoch: 1, step: 2, layer: None }, 5),
+            (Error::Diverged { epoch: 1, step: 2, what: NotFinite::Loss }, 5),
             (Error::io("write", &path, io()), 6),
             (Error::Interrupted { run: path.clone() }, 130),
             (Error::Tensor(gatefold_tensor::Error::invalid("conv2d", "no")), 4),
@@ -180,10 +257,16 @@ mod tests {
 
     #[test]
     fn messages_name_the_place_and_keep_the_cause_and_the_remedy_apart() {
-        let error = Error::Diverged { epoch: 3, step: 120, layer: Some("blocks.1.pointwise".into()) };
-        let text = "training diverged in epoch 3, step 120: the output of layer `blocks.1.pointwise` is not finite";
-        assert_eq!(error.to_string(), text);
-        assert!(error.remedy().unwrap().contains("--lr"));
+        for (what, name) in [
+            (NotFinite::Loss, "the loss"),
+            (NotFinite::Output("blocks.1.pointwise".into()), "the output of layer `blocks.1.pointwise`"),
+            (NotFinite::Parameter("stem.conv.weight".into()), "the parameter `stem.conv.weight`"),
+            (NotFinite::Statistic("stem.bn.running_var".into()), "the statistic `stem.bn.running_var`"),
+        ] {
+            let error = Error::Diverged { epoch: 3, step: 120, what };
+            assert_eq!(error.to_string(), format!("training diverged in epoch 3, step 120: {name} is not finite"));
+            assert!(error.remedy().unwrap().contains("--lr"));
+        }
 
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
@@ -193,6 +276,13 @@ mod tests {
         assert_eq!(error.to_string(), format!("cannot create `{}`", path.display()));
         assert!(error.source().is_some());
         assert_eq!(error.remedy().unwrap(), format!("`{}` is a file: name a folder instead", file.display()));
+
+        let file = |path: &str| FileError::Format { path: path.into(), message: "no".into() };
+        let error = Error::Model(file("runs/a/checkpoints/last.safetensors"));
+        assert!(error.remedy().unwrap().ends_with("`gatefold resume runs/a`"), "{:?}", error.remedy());
+        assert!(Error::Model(file("x.safetensors")).remedy().unwrap().contains("another file"));
+        let full = io::ErrorKind::StorageFull.into();
+        assert!(Error::Model(FileError::Io { path: "x".into(), source: full }).remedy().unwrap().contains("make room"));
 
         let error = Error::Interrupted { run: "runs/a".into() };
         assert_eq!(error.remedy().unwrap(), "go on with `gatefold resume runs/a`");

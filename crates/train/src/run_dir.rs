@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use gatefold_models::file::write_atomic;
-use serde::Serialize;
 
-use crate::{Config, Error, Result};
+use crate::{Config, ConfigFile, Error, Result};
 
 /// A run's directory.
 #[derive(Debug, Clone)]
@@ -41,9 +40,8 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`] if it cannot be read; [`Error::Config`] if its configuration is none.
     pub fn open(path: &Path) -> Result<(Self, Config)> {
-        let file = path.join("config.toml");
-        let text = fs::read_to_string(&file).map_err(|e| Error::io("read", &file, e))?;
-        let config = Config::resolve(Some(&text), toml::Table::new(), &[])?;
+        let file = ConfigFile::read(&path.join("config.toml"))?;
+        let config = Config::resolve(Some(&file), toml::Table::new(), &[])?;
         Ok((RunDir(path.to_owned()), config))
     }
 
@@ -67,6 +65,11 @@ impl RunDir {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// `run.json`.
+    pub fn record(&self) -> PathBuf {
+        self.0.join("run.json")
     }
 
     /// `metrics.jsonl`.
@@ -111,91 +114,11 @@ fn exists(path: &Path) -> Error {
     }
 }
 
-/// How a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Under way, or killed.
-    Running,
-    /// Trained to the end.
-    Finished,
-    /// Stopped by the user; it can be resumed.
-    Interrupted,
-    /// A value was no number any more.
-    Diverged,
-    /// Ended by another error.
-    Failed,
-}
-
-/// `run.json`: what the configuration does not say.
-#[derive(Debug, Clone, Serialize)]
-pub struct RunRecord {
-    version: &'static str,
-    machine: Machine,
-    threads: usize,
-    seed: u64,
-    data_dir: PathBuf,
-    /// Of the training and the test images.
-    data_checksums: [String; 2],
-    started: String,
-    finished: Option<String>,
-    status: Status,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Machine {
-    processor: String,
-    cores: usize,
-    system: &'static str,
-}
-
-impl RunRecord {
-    /// Of a run that begins now.
-    pub fn new(config: &Config, loaded: &gatefold_data::Loaded, data_dir: &Path) -> Self {
-        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-        RunRecord {
-            version: env!("CARGO_PKG_VERSION"),
-            machine: Machine {
-                processor: model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()),
-                cores: std::thread::available_parallelism().map_or(1, usize::from),
-                system: std::env::consts::OS,
-            },
-            threads: rayon::current_num_threads(),
-            seed: config.seed,
-            data_dir: data_dir.to_owned(),
-            data_checksums: [loaded.split.train.checksum(), loaded.split.test.checksum()],
-            started: now(),
-            finished: None,
-            status: Status::Running,
-        }
-    }
-
-    /// The run ended now.
-    pub fn finish(&mut self, status: Status) {
-        self.finished = Some(now());
-        self.status = status;
-    }
-
-    /// Writes `run.json`.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn save(&self, dir: &RunDir) -> Result<()> {
-        let json = serde_json::to_string_pretty(self).expect("a record is plain data");
-        dir.write("run.json", &format!("{json}\n"))
-    }
-}
-
 /// `folder/name`, with a number behind it where that is taken.
 fn free_path(folder: &Path, name: &str) -> PathBuf {
     let numbered = (2..).map(|i| folder.join(format!("{name}-{i}")));
     let mut candidates = std::iter::once(folder.join(name)).chain(numbered);
     candidates.find(|path| !path.exists()).expect("numbers do not end")
-}
-
-fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]
@@ -234,28 +157,9 @@ mod tests {
         assert_eq!(error.exit_status(), 6);
         fs::write(folder.path().join("config.toml"), "epochs = 0").unwrap();
         let error = RunDir::open(folder.path()).unwrap_err();
-        assert!(error.to_string().contains("`epochs` is 0"), "{error}");
+        let place = format!("`{}`: `epochs` is 0", folder.path().join("config.toml").display());
+        assert!(error.to_string().starts_with(&place), "{error}");
         assert_eq!(error.exit_status(), 4);
-    }
-
-    #[test]
-    fn a_record_says_how_the_run_stands() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config::defaults(gatefold_data::Kind::Digits);
-        let dir = RunDir::create(&folder.path().join("run"), &config).unwrap();
-        let loaded = gatefold_data::load(gatefold_data::Kind::Digits, Path::new("embedded"), Some(10)).unwrap();
-        let mut record = RunRecord::new(&config, &loaded, Path::new("data"));
-        let read = || -> serde_json::Value {
-            serde_json::from_str(&fs::read_to_string(dir.path().join("run.json")).unwrap()).unwrap()
-        };
-        record.save(&dir).unwrap();
-        assert_eq!((&read()["status"], &read()["finished"]), (&"running".into(), &serde_json::Value::Null));
-        record.finish(Status::Finished);
-        record.save(&dir).unwrap();
-        let json = read();
-        assert_eq!((&json["status"], &json["seed"]), (&"finished".into(), &0.into()));
-        assert_eq!(json["data_checksums"][0], loaded.split.train.checksum());
-        assert!(json["machine"]["cores"].as_u64().unwrap() > 0 && json["finished"].is_string());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use gatefold_layers::{Cx, Entry};
 use gatefold_models::Network;
 use gatefold_tensor::{Real, Tensor};
 
+use crate::error::NotFinite;
 use crate::verify::classes;
 use crate::{Result, Sgd};
 
@@ -47,8 +48,8 @@ pub(crate) enum Taken {
     Step { loss: f64, correct: usize },
     /// The loss is no number; nothing was updated.
     LossNotFinite,
-    /// The parameter or statistic of this key is no number any more.
-    ValueNotFinite(String),
+    /// This parameter or statistic is no number any more.
+    ValueNotFinite(NotFinite),
 }
 
 /// Takes one step; `after` is told the end of each part.
@@ -74,8 +75,8 @@ pub(crate) fn step<T: Real>(
     sgd.step(network, &gradients, step.lr)?;
     after(Part::Optimiser);
     statistics.apply(network)?;
-    if let Some(key) = not_finite(network) {
-        return Ok(Taken::ValueNotFinite(key));
+    if let Some(value) = not_finite(network) {
+        return Ok(Taken::ValueNotFinite(value));
     }
     let correct = classes(logits.value()).iter().zip(step.labels).filter(|(a, b)| a == b).count();
     after(Part::Statistics);
@@ -84,11 +85,14 @@ pub(crate) fn step<T: Real>(
 // ANCHOR_END: step
 
 /// The first parameter or statistic that is no number any more.
-fn not_finite<T: Real>(network: &dyn Network<T>) -> Option<String> {
+fn not_finite<T: Real>(network: &dyn Network<T>) -> Option<NotFinite> {
     let mut found = None;
     network.walk("", &mut |key, entry: Entry<'_, T>| {
         if found.is_none() && !entry.value().is_finite() {
-            found = Some(key.to_owned());
+            found = Some(match entry {
+                Entry::Param(_) => NotFinite::Parameter(key.to_owned()),
+                Entry::Buffer(_) => NotFinite::Statistic(key.to_owned()),
+            });
         }
     });
     found

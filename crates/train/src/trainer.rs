@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gatefold_data::{Augment, Dataset, Loader, Options};
-use gatefold_layers::{Cx, Mode, Walk};
-use gatefold_models::{Description, Model, Normalisation, file};
+use gatefold_layers::{ConvKind, Cx, Mode, Walk};
+use gatefold_models::{Backbone, Description, Model, Normalisation, file};
 use gatefold_tensor::{Real, Tensor};
 
 use crate::checkpoint::{self, Progress};
+use crate::error::NotFinite;
 use crate::evaluate::{Evaluation, evaluate, normalisation};
 use crate::step::{self, Taken};
 use crate::{Config, Epoch, Error, Metrics, Result, RunDir, Sgd, plots};
@@ -97,6 +98,15 @@ impl<T: Real> Trainer<T> {
     /// If the checkpoint cannot be read or is not one of this run.
     pub fn resume(config: Config, loaded: gatefold_data::Loaded, path: &Path) -> Result<Self> {
         let (model, momenta, progress) = checkpoint::load(path)?;
+        same_network(&config, &model.description).map_err(|problem| Error::Checkpoint {
+            path: path.to_owned(),
+            problem,
+            remedy: Some(
+                "put the options of the network back into `config.toml`, or begin anew with \
+                 `gatefold train --config FILE --out DIR`"
+                    .to_owned(),
+            ),
+        })?;
         let mut trainer = Self::assemble(config, model, progress, loaded);
         trainer.sgd.load_velocity(momenta, &*trainer.model.network)?;
         Ok(trainer)
@@ -149,7 +159,12 @@ impl<T: Real> Trainer<T> {
             // Before the first step, so that a run that is killed early can be resumed too.
             self.save(dir)?;
         }
-        while self.progress.epoch < self.config.epochs && !self.steps_done() {
+        let over = |run: &Self| run.progress.epoch >= run.config.epochs || run.steps_done();
+        if over(self) {
+            // Taken up again after its end, perhaps within an epoch that `metrics` no longer knows.
+            self.last_accuracy = Some(evaluate(&self.model, &self.test, |_| {})?.accuracy());
+        }
+        while !over(self) {
             let started = Instant::now();
             let images_before = self.progress.seen;
             if self.train_epoch(watch)? == Outcome::Interrupted {
@@ -212,7 +227,7 @@ impl<T: Real> Trainer<T> {
         match step::step(&mut *self.model.network, &mut self.sgd, &step, |_| {})? {
             Taken::Step { loss, correct } => Ok((loss, correct)),
             Taken::LossNotFinite => Err(self.diverged(images)),
-            Taken::ValueNotFinite(key) => Err(self.diverged_at(Some(key))),
+            Taken::ValueNotFinite(value) => Err(self.diverged_at(value)),
         }
     }
 
@@ -227,11 +242,11 @@ impl<T: Real> Trainer<T> {
         // Whether this pass ends well does not matter: what it has seen so far is the answer.
         let _ = self.model.network.forward(&cx, &cx.input(images.clone(), false));
         drop(cx);
-        self.diverged_at(first)
+        self.diverged_at(first.map_or(NotFinite::Loss, NotFinite::Output))
     }
 
-    fn diverged_at(&self, layer: Option<String>) -> Error {
-        Error::Diverged { epoch: self.progress.epoch, step: self.progress.step as u64, layer }
+    fn diverged_at(&self, what: NotFinite) -> Error {
+        Error::Diverged { epoch: self.progress.epoch, step: self.progress.step as u64, what }
     }
 
     fn summarise(&self, test: &Evaluation, seconds: f64, images: usize) -> Epoch {
@@ -265,6 +280,20 @@ impl<T: Real> Trainer<T> {
             checkpoint::save(&dir.best_checkpoint(), &self.model, &self.sgd, &self.progress)?;
         }
         self.save(dir)
+    }
+}
+
+/// Whether a checkpoint holds the network that the configuration names; an edited configuration may name another one.
+fn same_network(config: &Config, of: &Description) -> Result<(), String> {
+    let names = |set: &str, backbone: Backbone, width: f64, conv: &ConvKind| {
+        format!("{set}, {}, width {width}, {}", backbone.name(), serde_json::json!(conv))
+    };
+    let wanted = names(&config.dataset, config.backbone, config.width, &config.conv);
+    let found = names(&of.dataset, of.backbone, of.width, &of.conv);
+    if wanted == found {
+        Ok(())
+    } else {
+        Err(format!("it holds {found}, but the configuration of the run names {wanted}"))
     }
 }
 

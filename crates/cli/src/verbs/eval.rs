@@ -40,6 +40,7 @@ pub struct Args {
 pub fn test_set(description: &Description, test: &Test) -> anyhow::Result<Arc<Dataset>> {
     let kind: Kind = test.data.as_deref().unwrap_or(&description.dataset).parse()?;
     let loaded = load(kind, &place::data_dir(test.data_dir.as_deref()), test.limit)?;
+    print::remarks(&loaded);
     let (set, model) = (loaded.split.test.shape(), description.input);
     if set != model {
         return Err(print::usage(format!("images of `{}` are {set:?}, the model takes {model:?}", kind.name())));

@@ -24,7 +24,8 @@ pub struct Args {
 /// Exit status 0 if the fold equals the model, 1 if not or if there is none.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.out.exists() {
-        return Err(print::usage(format!("`{}` exists and is not overwritten; name another file", args.out.display())));
+        let message = format!("`{}` exists and is not overwritten", args.out.display());
+        return Err(print::usage_instead(message, "name another file with `--out`"));
     }
     let model = Model::<f32>::load(&place::model_file(&args.model)?)?;
     let test = test_set(&model.description, &args.test)?;

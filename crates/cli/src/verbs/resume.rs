@@ -23,7 +23,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (dir, config) = RunDir::open(&args.run)?;
     let data_dir = place::data_dir(args.data_dir.as_deref());
     let loaded = load_set(&config, &data_dir)?;
-    let record = RunRecord::new(&config, &loaded, &data_dir);
+    let record = RunRecord::resume(&dir, &config, &loaded, &data_dir)?;
     let last = dir.last_checkpoint();
     match config.precision {
         Precision::F32 => go(Trainer::<f32>::resume(config, loaded, &last)?, |_| Ok(dir), record),

@@ -7,21 +7,23 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 use gatefold_layers::{ConvKind, Cost};
 use gatefold_models::{Backbone, Description, Model, Normalisation, Summary};
-use gatefold_train::Error;
+use gatefold_train::{Config, Error};
 use serde_json::{Value, json};
+use toml::Table;
 
-use crate::place;
+use super::train::pairs;
+use crate::{place, print};
 
 /// Options of `summary`.
 #[derive(clap::Args)]
 pub struct Args {
     /// A run directory or a model file [default: a new network from the options]
-    #[arg(value_name = "MODEL", conflicts_with_all = ["model", "conv", "width", "classes", "input"])]
+    #[arg(value_name = "MODEL", conflicts_with_all = ["model", "conv", "width", "classes", "input", "set"])]
     file: Option<PathBuf>,
     /// The backbone
     #[arg(long, default_value = "smallnet", value_parser = PossibleValuesParser::new(Backbone::NAMES))]
     model: String,
-    /// The kind of convolution at the replaceable sites, with its default options
+    /// The kind of convolution at the replaceable sites
     #[arg(long, default_value = "mdconv", value_parser = PossibleValuesParser::new(ConvKind::NAMES))]
     conv: String,
     /// The width multiplier, as a factor on the channels
@@ -33,6 +35,9 @@ pub struct Args {
     /// Channels, height and width of an image in pixels
     #[arg(long, default_value = "3x32x32", value_name = "CxHxW", value_parser = shape)]
     input: [usize; 3],
+    /// An option of the network by its key, for example conv.m=40; beats the other options
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
+    set: Vec<String>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -58,22 +63,22 @@ fn shape(text: &str) -> Result<[usize; 3], String> {
     extents.and_then(|extents| extents.try_into().ok()).ok_or_else(|| "expected CxHxW, for example 3x32x32".to_owned())
 }
 
-fn new(args: &Args) -> Result<Model<f32>, Error> {
+fn new(args: &Args) -> anyhow::Result<Model<f32>> {
     let usage = |message: String| Error::Usage { message, remedy: None };
-    let backbone = Backbone::named(&args.model).ok_or_else(|| usage(format!("--model {}: unknown", args.model)))?;
-    let conv = ConvKind::named(&args.conv).ok_or_else(|| usage(format!("--conv {}: unknown", args.conv)))?;
+    let Config { backbone, width, conv, .. } = network(args)?;
     // Said before names and means are made of it.
     if !(1..=100_000).contains(&args.classes) || !(1..=1024).contains(&args.input[0]) {
         let [channels, ..] = args.input;
         return Err(usage(format!(
             "{channels} channels and {} classes: 1..=1024 and 1..=100000 are known",
             args.classes
-        )));
+        ))
+        .into());
     }
     let channels = args.input[0];
     let description = Description {
         backbone,
-        width: args.width,
+        width,
         conv,
         folded: false,
         input: args.input,
@@ -81,7 +86,26 @@ fn new(args: &Args) -> Result<Model<f32>, Error> {
         dataset: "none".to_owned(),
         normalisation: Normalisation { maximum: 255, mean: vec![0.0; channels], std: vec![1.0; channels] },
     };
-    Model::new(description, 0).map_err(|error| usage(error.to_string()))
+    Ok(Model::new(description, 0).map_err(|error| usage(error.to_string()))?)
+}
+
+/// The part of a configuration that names a network.
+fn network(args: &Args) -> anyhow::Result<Config> {
+    let sets = pairs(&args.set)?;
+    let flags = Table::from_iter([
+        ("model".to_owned(), args.model.clone().into()),
+        ("conv".to_owned(), args.conv.clone().into()),
+        ("width".to_owned(), args.width.into()),
+    ]);
+    let config = Config::resolve(None, flags, &sets)?;
+    let names_a_network = |key: &str| ["model", "width", "conv"].contains(&key) || key.starts_with("conv.");
+    match sets.iter().find(|(key, _)| !names_a_network(key.trim())) {
+        Some((key, value)) => {
+            let message = format!("--set {key}={value}: a network depends on model, width and conv.* alone");
+            Err(print::usage_instead(message, "leave it out"))
+        }
+        None => Ok(config),
+    }
 }
 
 fn title(of: &Description) -> String {
@@ -201,7 +225,7 @@ mod tests {
 
     fn args(width: f64, classes: usize) -> Args {
         let (model, conv) = ("smallnet".to_owned(), "mdconv".to_owned());
-        Args { file: None, model, conv, width, classes, input: [3, 32, 32], json: false }
+        Args { file: None, model, conv, width, classes, input: [3, 32, 32], set: Vec::new(), json: false }
     }
 
     #[test]
@@ -238,7 +262,27 @@ mod tests {
     #[test]
     fn options_without_meaning_are_usage_errors() {
         for (width, classes) in [(0.0, 10), (f64::NAN, 10), (1.0, 0), (1.0, usize::MAX)] {
-            assert_eq!(new(&args(width, classes)).err().unwrap().exit_status(), 2);
+            assert_eq!(status(&args(width, classes)), 2);
         }
+        let set = |set: &str| Args { set: vec![set.to_owned()], ..args(1.0, 10) };
+        for (text, expected) in [("conv.m", 2), ("lr=1", 2), ("conv.n=1", 4), ("conv.m=0", 4)] {
+            assert_eq!(status(&set(text)), expected, "{text}");
+        }
+    }
+
+    fn status(args: &Args) -> u8 {
+        new(args).err().unwrap().downcast_ref::<Error>().unwrap().exit_status()
+    }
+
+    #[test]
+    fn options_are_set_by_their_keys() {
+        let of = |sets: &[&str]| {
+            let model = new(&Args { set: sets.iter().map(|&set| set.to_owned()).collect(), ..args(1.0, 10) }).unwrap();
+            (model.description.conv.name(), Summary::of(&model).unwrap().trained().parameters)
+        };
+        let (kind, parameters) = of(&[]);
+        assert_eq!(of(&["conv.m=20"]), (kind, parameters));
+        assert!(of(&["conv.m=21"]).1 > parameters && of(&["width=2"]).1 > parameters);
+        assert_eq!(of(&["conv=maconv", "conv.m=4"]).0, "maconv");
     }
 }

@@ -1,13 +1,13 @@
 //! `train [DATASET]`: trains a network, folds it, and verifies the fold.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use gatefold_data::{Kind, Loaded, load};
 use gatefold_tensor::Real;
-use gatefold_train::{Conclusion, Config, Error, Outcome, Precision, RunDir, RunRecord, Status, Trainer, conclude};
+use gatefold_train::{
+    Conclusion, Config, ConfigFile, Error, Outcome, Precision, RunDir, RunRecord, Status, Trainer, conclude,
+};
 use toml::{Table, Value};
 
 use crate::progress::Progress;
@@ -75,7 +75,7 @@ pub struct Args {
     /// A TOML file with any of the options; flags beat it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Any option by its key, for example conv.m=40; beats all else
+    /// Any option by its key, for example conv.m=40; none unsets init, limit or steps; beats all else
     #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
     set: Vec<String>,
 }
@@ -110,20 +110,18 @@ impl Args {
     }
 
     fn config(&self) -> anyhow::Result<Config> {
-        let file = match &self.config {
-            Some(path) => {
-                let read = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()));
-                Some(read?)
-            }
-            None => None,
-        };
-        let sets = self.set.iter().map(|set| {
-            let pair = set.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-            pair.ok_or_else(|| print::usage(format!("--set {set}: expected KEY=VALUE")))
-        });
-        let sets = sets.collect::<Result<Vec<_>, _>>()?;
-        Ok(Config::resolve(file.as_deref(), self.flags(), &sets)?)
+        let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
+        Ok(Config::resolve(file.as_ref(), self.flags(), &pairs(&self.set)?)?)
     }
+}
+
+/// The texts after `--set`, taken apart.
+pub fn pairs(sets: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    let pair = |set: &String| {
+        let pair = set.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        pair.ok_or_else(|| print::usage(format!("--set {set}: expected KEY=VALUE")))
+    };
+    sets.iter().map(pair).collect()
 }
 
 /// Exit status 0 if the fold is equal or there is none, 1 if it is not.
@@ -142,10 +140,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The data set of a configuration.
+/// The data set of a configuration; what its user should know of the files goes to stderr.
 pub fn load_set(config: &Config, data_dir: &Path) -> anyhow::Result<Loaded> {
     let kind: Kind = config.dataset.parse()?;
-    Ok(load(kind, data_dir, config.limit)?)
+    let loaded = load(kind, data_dir, config.limit)?;
+    print::remarks(&loaded);
+    Ok(loaded)
 }
 
 /// Trains to the end, folds and verifies.
@@ -166,8 +166,9 @@ pub fn go<T: Real>(
         trainer.test().len(),
         dir.path().display()
     );
-    record.save(&dir)?;
+    // Before anything says that the run is under way: from then on it can be interrupted.
     let mut progress = Progress::new()?;
+    record.save(&dir)?;
     let outcome = trainer.run(&dir, &mut progress);
     record.finish(match &outcome {
         Ok(Outcome::Finished) => Status::Finished,
@@ -175,8 +176,11 @@ pub fn go<T: Real>(
         Err(Error::Diverged { .. }) => Status::Diverged,
         Err(_) => Status::Failed,
     });
-    record.save(&dir)?;
-    if outcome? == Outcome::Interrupted {
+    // Where the disk is full, what failed first says more.
+    let saved = record.save(&dir);
+    let outcome = outcome?;
+    saved?;
+    if outcome == Outcome::Interrupted {
         return Err(Error::Interrupted { run: dir.path().to_owned() }.into());
     }
     if let Some(accuracy) = trainer.last_accuracy() {

@@ -3,7 +3,8 @@
 //! from is known.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use gatefold_data::Kind;
 use gatefold_layers::ConvKind;
@@ -13,16 +14,41 @@ use toml::{Table, Value};
 use super::{Config, expected};
 use crate::{Error, Result, Schedule};
 
-/// Keys without a default.
+/// Keys without a default, and the text after `--set` that takes a value from them again.
 const OPTIONAL: &[&str] = &["init", "limit", "steps"];
+const NONE: &str = "none";
 
 /// Tables whose key `kind` says which options there are.
 const GROUPS: &[&str] = &["conv", "schedule"];
 
+/// A configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// Where it lies; messages name it.
+    pub path: PathBuf,
+    /// What it says, in TOML.
+    pub text: String,
+}
+
+impl ConfigFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Config`] if it is no text.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let message = format!("it is no text in UTF-8 from byte {} on", e.utf8_error().valid_up_to());
+            Origin::File(path.to_owned()).error(message, None)
+        })?;
+        Ok(ConfigFile { path: path.to_owned(), text })
+    }
+}
+
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Origin {
-    File,
+    File(PathBuf),
     Flag(String),
     Set(String, String),
 }
@@ -30,7 +56,7 @@ enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::File => f.write_str("the configuration file"),
+            Origin::File(path) => write!(f, "`{}`", path.display()),
             Origin::Flag(key) if key == "dataset" => f.write_str("the data set"),
             Origin::Flag(key) => write!(f, "--{}", key.trim_end_matches(".kind")),
             Origin::Set(key, value) => write!(f, "--set {key}={value}"),
@@ -41,14 +67,23 @@ impl fmt::Display for Origin {
 impl Origin {
     /// A wrong flag is wrong usage; keys, wherever they stand, are configuration.
     fn error(&self, message: String, remedy: Option<String>) -> Error {
+        let place = self.to_string();
         match self {
-            Origin::Flag(_) => Error::Usage { message: format!("{self}: {message}"), remedy },
-            _ => Error::Config { place: self.to_string(), message, remedy },
+            Origin::Flag(_) => {
+                let help = || "`--help` lists the options with their defaults".to_owned();
+                Error::Usage { message: format!("{place}: {message}"), remedy: remedy.or_else(|| Some(help())) }
+            }
+            Origin::File(path) => {
+                let edit = || format!("edit `{}`", path.display());
+                Error::Config { place, message, remedy: remedy.or_else(|| Some(edit())) }
+            }
+            Origin::Set(..) => Error::Config { place, message, remedy },
         }
     }
 }
 
-/// A key with the values that it may have: the text after `--set` is tried as TOML first, then as a plain string.
+/// A key with the values that it may have: the text after `--set` is tried as TOML first, then as a plain string. Without
+/// any, the key loses the value that it has.
 struct Assignment {
     key: String,
     values: Vec<Value>,
@@ -56,14 +91,14 @@ struct Assignment {
 }
 
 impl Config {
-    /// The configuration from the text of a TOML file, the flags given (by key; `conv` and `schedule` may be the name of
+    /// The configuration from a TOML file, the flags given (by key; `conv` and `schedule` may be the name of
     /// a kind) and `--set key=value` pairs with dotted keys. Later layers beat earlier ones. A layer that names another
     /// kind than the one before it drops that one's options; naming the same kind keeps them.
     ///
     /// # Errors
     /// [`Error::Config`], or [`Error::Usage`] for a flag: an unknown key with the nearest known one, a wrong type or a value
     /// out of its range with what was expected.
-    pub fn resolve(file: Option<&str>, flags: Table, sets: &[(String, String)]) -> Result<Self> {
+    pub fn resolve(file: Option<&ConfigFile>, flags: Table, sets: &[(String, String)]) -> Result<Self> {
         let layers = [read_file(file)?, read_flags(flags), read_sets(sets)];
         let mut table = as_table(&Config::defaults(dataset(&layers)?));
         let mut origins = BTreeMap::new();
@@ -85,8 +120,11 @@ impl Config {
     /// Checks ranges, and that options fit each other.
     fn check(&self, origins: &BTreeMap<&str, &Origin>) -> Result<()> {
         let fail = |key: &str, message: String| {
-            // Where a default does not go with something else there is no origin to blame but the configuration.
-            let origin = origins.get(key).or_else(|| origins.iter().find(|(k, _)| k.starts_with(key)).map(|(_, o)| o));
+            // Of a group, an option is at fault rather than its kind. Where a default does not go with something else there
+            // is no origin to blame but the configuration.
+            let mut of_group: Vec<_> = origins.iter().filter(|(k, _)| k.starts_with(key)).collect();
+            of_group.sort_by_key(|(k, _)| is_kind(k));
+            let origin = origins.get(key).or_else(|| of_group.first().map(|(_, origin)| *origin));
             Err(match origin {
                 Some(origin) => origin.error(message, None),
                 None => Error::Config { place: "the configuration".to_owned(), message, remedy: None },
@@ -100,17 +138,19 @@ impl Config {
     }
 }
 
-fn read_file(text: Option<&str>) -> Result<Vec<Assignment>> {
-    let Some(text) = text else { return Ok(Vec::new()) };
+fn read_file(file: Option<&ConfigFile>) -> Result<Vec<Assignment>> {
+    let Some(ConfigFile { path, text }) = file else { return Ok(Vec::new()) };
+    let origin = Origin::File(path.clone());
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
         let place = match line {
-            Some(line) => format!("{}, line {line}", Origin::File),
-            None => Origin::File.to_string(),
+            Some(line) => format!("{origin}, line {line}"),
+            None => origin.to_string(),
         };
-        Error::Config { place, message: error.message().to_owned(), remedy: None }
+        let remedy = Some(format!("edit {origin}"));
+        Error::Config { place, message: error.message().to_owned(), remedy }
     })?;
-    Ok(flatten(table, |_| Origin::File))
+    Ok(flatten(table, |_| origin.clone()))
 }
 
 fn read_flags(flags: Table) -> Vec<Assignment> {
@@ -134,11 +174,16 @@ fn flatten(table: Table, origin: impl Fn(&str) -> Origin) -> Vec<Assignment> {
 
 fn read_sets(sets: &[(String, String)]) -> Vec<Assignment> {
     let of = |(key, text): &(String, String)| {
+        let origin = Origin::Set(key.clone(), text.clone());
+        let key = full_key(key.trim().to_owned());
+        if OPTIONAL.contains(&key.as_str()) && text.trim() == NONE {
+            return Assignment { key, values: Vec::new(), origin };
+        }
         let parsed = format!("x = {text}").parse::<Table>().ok().filter(|table| table.len() == 1);
         let parsed = parsed.and_then(|mut table| table.remove("x"));
         let number = || text.parse().ok().map(Value::Float);
         let values = parsed.or_else(number).into_iter().chain([Value::String(text.clone())]).collect();
-        Assignment { key: full_key(key.trim().to_owned()), values, origin: Origin::Set(key.clone(), text.clone()) }
+        Assignment { key, values, origin }
     };
     sets.iter().map(of).collect()
 }
@@ -204,6 +249,10 @@ fn as_table(value: &impl Serialize) -> Table {
 }
 
 fn assign(table: &mut Table, assignment: &Assignment) -> Result<()> {
+    if assignment.values.is_empty() {
+        table.remove(&assignment.key);
+        return Ok(());
+    }
     let mut why = None;
     for value in &assignment.values {
         let mut changed = table.clone();

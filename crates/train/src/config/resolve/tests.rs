@@ -17,7 +17,11 @@ fn by_sets(pairs: &[(&str, &str)]) -> Result<Config> {
 }
 
 fn by_file(text: &str) -> Result<Config> {
-    Config::resolve(Some(text), Table::new(), &[])
+    Config::resolve(Some(&file(text)), Table::new(), &[])
+}
+
+fn file(text: &str) -> ConfigFile {
+    ConfigFile { path: "my/config.toml".into(), text: text.to_owned() }
 }
 
 fn mdconv(config: &Config) -> &MdConv {
@@ -40,7 +44,8 @@ fn defaults_follow_the_data_set() {
 
 #[test]
 fn later_layers_beat_earlier_ones() {
-    let file = "epochs = 10\nbatch-size = 32\nlr = 1\nseed = 7\n[conv]\nkind = 'mdconv'\nm = 8\ngate = 'softmax'";
+    let file =
+        &file("epochs = 10\nbatch-size = 32\nlr = 1\nseed = 7\n[conv]\nkind = 'mdconv'\nm = 8\ngate = 'softmax'");
     let config =
         Config::resolve(Some(file), flags("batch-size = 16\nlr = 0.5"), &sets(&[("lr", "0.25"), ("conv.m", "4")]));
     let config = config.unwrap();
@@ -72,7 +77,7 @@ fn texts_of_set_are_read_as_the_key_needs_them() {
 
 #[test]
 fn another_kind_drops_the_options_of_the_one_before() {
-    let file = "[conv]\nkind = 'mdconv'\nm = 8\ngate = 'softmax'\n[schedule]\nkind = 'step'\nevery = 3";
+    let file = &file("[conv]\nkind = 'mdconv'\nm = 8\ngate = 'softmax'\n[schedule]\nkind = 'step'\nevery = 3");
     let other = Config::resolve(Some(file), flags("conv = 'maconv'\nschedule = 'constant'"), &sets(&[("conv.m", "5")]));
     let other = other.unwrap();
     assert_eq!(other.conv, ConvKind::MaConv(gatefold_layers::sites::MaConv { m: 5, ..Default::default() }));
@@ -85,11 +90,36 @@ fn another_kind_drops_the_options_of_the_one_before() {
 
 #[test]
 fn the_later_way_to_place_steps_counts() {
-    let file = "[schedule]\nkind = 'step'\nmilestones = [3]\ngamma = 0.5";
+    let file = &file("[schedule]\nkind = 'step'\nmilestones = [3]\ngamma = 0.5");
     let every = Config::resolve(Some(file), Table::new(), &sets(&[("schedule.every", "2")])).unwrap();
     assert_eq!(every.schedule, Schedule::Step(Step { every: 2, milestones: vec![], gamma: 0.5 }));
     let both = by_sets(&[("schedule", "step"), ("schedule.every", "2"), ("schedule.milestones", "[1]")]).unwrap_err();
     assert!(both.to_string().contains("schedule.every"), "{both}");
+}
+
+#[test]
+fn what_has_no_default_can_be_unset_again() {
+    let file = &file("limit = 5\nsteps = 3\ninit = 'a'");
+    let of = |pairs| Config::resolve(Some(file), flags("limit = 7"), &sets(pairs)).unwrap();
+    let config = of(&[("limit", "none"), ("steps", "none"), ("init", "none")]);
+    assert_eq!((config.limit, config.steps, config.init), (None, None, None));
+    // The last pair counts; a file of that name needs quotes.
+    let config = of(&[("limit", "none"), ("limit", "2"), ("init", "\"none\"")]);
+    assert_eq!((config.limit, config.steps, config.init), (Some(2), Some(3), Some("none".into())));
+    // Other keys have values only.
+    let error = by_sets(&[("epochs", "none")]).unwrap_err().to_string();
+    assert_eq!(error, "--set epochs=none: `epochs` is `none`, expected a whole number of at least 1");
+}
+
+#[test]
+fn a_file_that_is_no_text_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    std::fs::write(&path, b"lr = 1\n\xff").unwrap();
+    let error = ConfigFile::read(&path).unwrap_err();
+    assert_eq!(error.to_string(), format!("`{}`: it is no text in UTF-8 from byte 7 on", path.display()));
+    assert_eq!(error.exit_status(), 4);
+    assert_eq!(ConfigFile::read(folder.path()).unwrap_err().exit_status(), 6);
 }
 
 #[test]
@@ -126,7 +156,7 @@ fn an_unknown_key_is_an_error_that_names_the_nearest_one() {
         assert_eq!(error.exit_status(), 4);
     }
     let error = by_file("[conv]\nkind = 'mdconv'\nwidht = 3").unwrap_err();
-    assert!(error.to_string().starts_with("the configuration file: unknown key `conv.widht`"), "{error}");
+    assert!(error.to_string().starts_with("`my/config.toml`: unknown key `conv.widht`"), "{error}");
 }
 
 #[test]
@@ -184,14 +214,14 @@ fn a_wrong_value_says_which_key_what_came_and_what_was_expected() {
         assert_eq!(error.exit_status(), 4, "{text}");
     }
     let error = by_file("lr = 'fast'").unwrap_err().to_string();
-    assert_eq!(error, "the configuration file: `lr` is `\"fast\"`, expected a number above 0");
+    assert_eq!(error, "`my/config.toml`: `lr` is `\"fast\"`, expected a number above 0");
     let error = by_file("lr = 1\nepochs = = 3").unwrap_err().to_string();
-    assert!(error.starts_with("the configuration file, line 2: "), "{error}");
+    assert!(error.starts_with("`my/config.toml`, line 2: "), "{error}");
     let error = by_sets(&[("schedule", "step"), ("schedule.gamma", "2")]).unwrap_err().to_string();
     assert!(error.contains("`schedule.gamma` is 2, expected a number above 0 and at most 1"), "{error}");
     // A default of the set that a lower number of epochs does not go with is nobody's flag.
-    let error = Config::resolve(Some("warmup-epochs = 5"), flags("epochs = 4"), &[]).unwrap_err().to_string();
-    assert!(error.starts_with("the configuration file: `warmup-epochs` is 5"), "{error}");
+    let error = Config::resolve(Some(&file("warmup-epochs = 5")), flags("epochs = 4"), &[]).unwrap_err().to_string();
+    assert!(error.starts_with("`my/config.toml`: `warmup-epochs` is 5"), "{error}");
 }
 
 #[test]
