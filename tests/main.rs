@@ -1,5 +1,13 @@
 //! Tests of the program as a whole, one binary; each module of `suite` is a topic.
 
 mod suite {
+    mod broken_input;
+    mod cifar10;
+    mod configuration;
+    mod determinism;
+    mod divergence;
     mod golden;
+    mod initial_values;
+    mod program;
+    mod resume;
 }

@@ -1,8 +1,9 @@
-//! PyTorch's values, from `tests/golden` (its README says what each tensor is): every op and every kind of site, in f64
-//! and in f32.
+//! PyTorch's values, from `tests/golden` (its README says what each tensor is): every op, every kind of site and the first
+//! steps of training, in f64 and in f32.
 
 mod ops;
 mod sites;
+mod trajectory;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -25,14 +26,22 @@ fn folder() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "golden"].iter().collect()
 }
 
+fn read(file: &str) -> Vec<u8> {
+    std::fs::read(folder().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
 impl Golden {
     /// `<name>.safetensors`, and those cases of `cases.json` that belong to it.
     fn open(name: &'static str) -> Self {
-        let read = |file: String| std::fs::read(folder().join(&file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let mut cases: Map<String, Value> = serde_json::from_slice(&read("cases.json".to_owned())).unwrap();
+        let mut cases: Map<String, Value> = serde_json::from_slice(&read("cases.json")).unwrap();
         cases.retain(|case, _| case.starts_with("site/") == (name == "sites"));
         assert!(cases.len() > 30, "only {} cases for {name}", cases.len());
-        Golden { name, bytes: read(format!("{name}.safetensors")), cases, used: RefCell::default() }
+        Golden { cases, ..Self::without_cases(name) }
+    }
+
+    /// `<name>.safetensors` alone.
+    fn without_cases(name: &'static str) -> Self {
+        Golden { name, bytes: read(&format!("{name}.safetensors")), cases: Map::new(), used: RefCell::default() }
     }
 
     /// Runs `test` on every case, and sees to it that every tensor of the file was used.
@@ -40,6 +49,15 @@ impl Golden {
         for (name, geometry) in &self.cases {
             test(&Case { golden: self, name, geometry });
         }
+        self.assert_all_used();
+    }
+
+    /// The tensors below a prefix as a case without geometry; below none, all of them.
+    fn part<'a>(&'a self, name: &'a str) -> Case<'a> {
+        Case { golden: self, name, geometry: &Value::Null }
+    }
+
+    fn assert_all_used(&self) {
         let used = self.used.borrow();
         let unused: Vec<_> = self.names().into_iter().filter(|name| !used.contains(name)).collect();
         assert!(unused.is_empty(), "{}: no test looks at {unused:?}", self.name);
@@ -84,15 +102,19 @@ impl Case<'_> {
         self.option(key).as_bool().unwrap()
     }
 
+    fn key(&self, tensor: &str) -> String {
+        if self.name.is_empty() { tensor.to_owned() } else { format!("{}/{tensor}", self.name) }
+    }
+
     /// The keys of the tensors below `prefix`, without it.
     fn below(&self, prefix: &str) -> Vec<String> {
-        let prefix = format!("{}/{prefix}", self.name);
+        let prefix = self.key(prefix);
         let names = self.golden.names();
         names.iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect()
     }
 
     fn data(&self, tensor: &str, expected: &[Dtype]) -> (Dtype, Vec<usize>, Vec<u8>) {
-        let key = format!("{}/{tensor}", self.name);
+        let key = self.key(tensor);
         let file = self.golden.file();
         let view = file.tensor(&key).unwrap_or_else(|error| panic!("{key}: {error}"));
         assert!(expected.contains(&view.dtype()), "{key} is {:?}", view.dtype());
@@ -116,10 +138,15 @@ impl Case<'_> {
 
     /// Fails unless max |found − golden| ≤ tolerance · max(1, max |golden|).
     fn compare<T: Real>(&self, tensor: &str, found: &Tensor<T>, tolerance: f64) {
+        self.compare_at_scale(tensor, found, tolerance, 1.0);
+    }
+
+    /// Fails unless max |found − golden| ≤ tolerance · max(floor, max |golden|).
+    fn compare_at_scale<T: Real>(&self, tensor: &str, found: &Tensor<T>, tolerance: f64, floor: f64) {
         let golden = self.tensor::<f64>(tensor);
         let found = found.cast::<f64>();
         assert_eq!(found.shape(), golden.shape(), "{}/{tensor}: shapes", self.name);
-        let (apart, limit) = (found.max_abs_diff(&golden).unwrap(), tolerance * golden.max_abs().max(1.0));
+        let (apart, limit) = (found.max_abs_diff(&golden).unwrap(), tolerance * golden.max_abs().max(floor));
         // False for a NaN.
         assert!(apart <= limit, "{}/{tensor}: {apart:e} apart from PyTorch's, limit {limit:e}", self.name);
     }
