@@ -10,4 +10,5 @@ mod suite {
     mod initial_values;
     mod program;
     mod resume;
+    mod sabotage;
 }
