@@ -8,13 +8,10 @@ use std::process::ExitCode;
 use gatefold_data::catalogue::{self, State};
 use gatefold_layers::{ConvKind, Cx, EntryMut};
 use gatefold_models::{Backbone, Description, Model, Normalisation};
-use gatefold_tensor::Tensor;
 use gatefold_tensor::random::randn;
+use gatefold_train::verify::{Limits, compare};
 
 use crate::place;
-
-/// The largest ratio of a fold in f64 that counts as equal.
-const LIMIT: f64 = 1e-10;
 
 /// Options of `doctor`.
 #[derive(clap::Args)]
@@ -48,13 +45,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         };
         writeln!(out, "  {:<9} {state}", entry.kind)?;
     }
-    let mut well = true;
+    let (mut well, limit) = (true, Limits::default().algebra);
     for &conv in ConvKind::NAMES {
         let ratio = self_check(conv)?;
-        let equal = ratio <= LIMIT;
+        let equal = ratio <= limit;
         well &= equal;
         let verdict = if equal { "EQUAL" } else { "NOT EQUAL" };
-        writeln!(out, "fold      {conv}: {verdict}, {ratio:.1e} of the largest logit in f64, {LIMIT:e} is allowed")?;
+        writeln!(out, "fold      {conv}: {verdict}, {ratio:.1e} of the scale in f64, {limit:e} is allowed")?;
     }
     Ok(ExitCode::from(u8::from(!well)))
 }
@@ -93,7 +90,7 @@ fn memory() -> Option<String> {
     Some(format!("{:.1} GiB, {:.1} GiB of it available", gib("MemTotal")?, gib("MemAvailable")?))
 }
 
-/// Folds a random network of one kind in f64: max|Δ| of the logits over the largest logit.
+/// Folds a random network of one kind in f64: the worst ratio of all its sites and of the logits.
 fn self_check(conv: &str) -> anyhow::Result<f64> {
     let conv = ConvKind::named(conv).ok_or_else(|| anyhow::anyhow!("{conv} is no kind of convolution"))?;
     let description = Description {
@@ -123,12 +120,7 @@ fn self_check(conv: &str) -> anyhow::Result<f64> {
     cx.into_statistics().apply(&mut *model.network)?;
 
     let folded = model.fold()?;
-    let logits = |model: &Model<f64>| -> anyhow::Result<Tensor<f64>> {
-        let cx = Cx::eval();
-        Ok(model.network.forward(&cx, &cx.input(randn([4, 3, 16, 16], 3), false))?.value().clone())
-    };
-    let (trained, folded) = (logits(&model)?, logits(&folded)?);
-    Ok(trained.max_abs_diff(&folded)? / trained.max_abs())
+    Ok(compare(&*model.network, &*folded.network, [Ok(randn([4, 3, 16, 16], 3))])?.worst())
 }
 
 #[cfg(test)]
@@ -140,7 +132,7 @@ mod tests {
         for &conv in ConvKind::NAMES {
             let ratio = self_check(conv).unwrap();
             // Not 0 either: two sums in another order never agree to the last bit, the same network would.
-            assert!(ratio > 0.0 && ratio <= LIMIT, "{conv}: {ratio:e}");
+            assert!(ratio > 0.0 && ratio <= Limits::default().algebra, "{conv}: {ratio:e}");
         }
     }
 

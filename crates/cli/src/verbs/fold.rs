@@ -37,7 +37,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Conclusion::Verified(report) => {
             println!("wrote {}", args.out.display());
             print::report(&report);
-            Ok(if report.equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(ExitCode::from(report.exit_status()))
         }
     }
 }

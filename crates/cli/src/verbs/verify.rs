@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 write_report(&report, path)?;
             }
             print::report(&report);
-            Ok(if report.equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(ExitCode::from(report.exit_status()))
         }
     }
 }
