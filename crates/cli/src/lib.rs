@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use verbs::{data, doctor, eval, fold, gradcheck, predict, resume, summary, train, verify};
+use verbs::{bench, data, doctor, eval, fold, gradcheck, predict, resume, summary, train, verify};
 
 /// Trains small convolutional networks unfolded, folds them, and proves with numbers that both are the same function.
 #[derive(Parser)]
@@ -19,9 +19,9 @@ use verbs::{data, doctor, eval, fold, gradcheck, predict, resume, summary, train
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
-    /// Threads [default: RAYON_NUM_THREADS, else the number of cores]
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<usize>,
+    /// Threads; `bench` takes several [default: RAYON_NUM_THREADS, else the number of cores]
+    #[arg(long, global = true, value_name = "N", value_delimiter = ',')]
+    threads: Vec<usize>,
 }
 
 #[derive(Subcommand)]
@@ -38,6 +38,8 @@ enum Verb {
     Verify(verify::Args),
     /// Layers, parameters and multiply-accumulates, trained and folded
     Summary(summary::Args),
+    /// How fast networks train and classify on this machine
+    Bench(bench::Args),
     /// Hold every gradient against central differences
     Gradcheck(gradcheck::Args),
     /// Classify image files
@@ -63,11 +65,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    if let Some(threads) = cli.threads {
-        if threads == 0 {
-            return Err(print::usage("--threads 0: at least one thread is needed"));
-        }
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    if cli.threads.contains(&0) {
+        return Err(print::usage("--threads 0: at least one thread is needed"));
+    }
+    match (&cli.threads[..], &cli.verb) {
+        (&[threads], _) => rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?,
+        ([], _) | (_, Verb::Bench(_)) => {}
+        _ => return Err(print::usage("--threads: only `bench` takes several numbers")),
     }
     match &cli.verb {
         Verb::Train(args) => train::run(args),
@@ -76,6 +80,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Fold(args) => fold::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Summary(args) => summary::run(args),
+        Verb::Bench(args) => bench::run(args, &cli.threads),
         Verb::Gradcheck(args) => gradcheck::run(args),
         Verb::Predict(args) => predict::run(args),
         Verb::Data(args) => data::run(args),

@@ -1,5 +1,6 @@
 //! The verbs, one file each: what they take, and what they do.
 
+pub mod bench;
 pub mod data;
 pub mod doctor;
 pub mod eval;
