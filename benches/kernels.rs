@@ -1,0 +1,130 @@
+//! The kernels on the shapes of SmallNet at batch 128, each beside its naive reference on one image. Compare by images a
+//! second (`elem/s`). `cargo bench --bench kernels`, with a filter such as `depthwise` behind it.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use gatefold_tensor::kernels::batch_norm::{batch_norm_train, batch_norm_train_backward};
+use gatefold_tensor::kernels::conv::{Geometry, Want, conv2d, conv2d_backward};
+use gatefold_tensor::kernels::cross_entropy::{cross_entropy, cross_entropy_backward};
+use gatefold_tensor::kernels::linear::{linear, linear_backward};
+use gatefold_tensor::random::randn;
+use gatefold_tensor::{Tensor, reference};
+
+/// Images of a step.
+const BATCH: usize = 128;
+/// Images that the reference gets.
+const FEW: usize = 1;
+const CLASSES: usize = 10;
+/// PyTorch's default.
+const EPS: f64 = 1e-5;
+
+/// A place of a network: `cin` channels of `side` x `side` pixels in.
+struct Place {
+    name: &'static str,
+    cin: usize,
+    cout: usize,
+    kernel: usize,
+    side: usize,
+    geo: Geometry,
+}
+
+fn places() -> [Place; 7] {
+    let pointwise = |name, cin, cout, side| Place { name, cin, cout, kernel: 1, side, geo: Geometry::default() };
+    let same = Geometry::default().padding(1);
+    let depthwise = |name, channels, side| Place {
+        name,
+        cin: channels,
+        cout: channels,
+        kernel: 3,
+        side,
+        geo: same.stride(2).groups(channels),
+    };
+    [
+        Place { name: "stem 3x3 3-16 at 32", cin: 3, cout: 16, kernel: 3, side: 32, geo: same },
+        pointwise("pointwise 16-16 at 32", 16, 16, 32),
+        pointwise("pointwise 16-32 at 16", 16, 32, 16),
+        pointwise("pointwise 32-64 at 8", 32, 64, 8),
+        depthwise("depthwise 3x3 s2 16 at 32", 16, 32),
+        depthwise("depthwise 3x3 s2 32 at 16", 32, 16),
+        depthwise("depthwise 3x3 s2 64 at 8", 64, 8),
+    ]
+}
+
+/// The same work on a batch by the kernel and on few images by the reference.
+fn pair<A, B>(c: &mut Criterion, name: &str, mut kernel: impl FnMut() -> A, mut by_definition: impl FnMut() -> B) {
+    let mut group: BenchmarkGroup<'_, WallTime> = c.benchmark_group(name);
+    group.throughput(Throughput::Elements(BATCH as u64));
+    group.bench_function("kernel", |b| b.iter(|| black_box(kernel())));
+    group.throughput(Throughput::Elements(FEW as u64));
+    group.bench_function("reference", |b| b.iter(|| black_box(by_definition())));
+    group.finish();
+}
+
+fn convolution(c: &mut Criterion) {
+    for Place { name, cin, cout, kernel, side, geo } in places() {
+        let [oh, ow] = geo.output(side, side, kernel, kernel).expect("the kernel fits");
+        let data = |images: usize| {
+            let x = randn::<f32>([images, cin, side, side], 1);
+            let w = randn([cout, cin / geo.groups, kernel, kernel], 2);
+            (x, w, randn([images, cout, oh, ow], 3))
+        };
+        let ((x, w, dy), (few, _, few_dy)) = (data(BATCH), data(FEW));
+        let forward = || conv2d(&x, &w, None, &geo).unwrap();
+        pair(c, &format!("{name} forward"), forward, || reference::conv::conv2d(&few, &w, None, &geo).unwrap());
+        // Of the image itself nobody wants a gradient; the reference always computes it.
+        let want = Want { x: cin > 3, w: true, b: false };
+        let backward = || conv2d_backward(&x, &w, &dy, &geo, want).unwrap();
+        let by_definition = || reference::conv::conv2d_backward(&few, &w, &few_dy, &geo).unwrap();
+        pair(c, &format!("{name} backward"), backward, by_definition);
+    }
+}
+
+fn batch_norm(c: &mut Criterion) {
+    const SHAPE: [usize; 3] = [16, 32, 32];
+    let data = |images: usize, seed| randn::<f32>([images, SHAPE[0], SHAPE[1], SHAPE[2]], seed);
+    let ((x, dy), (few, few_dy)) = ((data(BATCH, 1), data(BATCH, 2)), (data(FEW, 1), data(FEW, 2)));
+    let (weight, bias) = (Tensor::full([SHAPE[0]], 1.5), Tensor::full([SHAPE[0]], 0.5));
+    let by_definition = || {
+        let (mean, var) = reference::batch_norm::statistics(&few);
+        reference::batch_norm::batch_norm(&few, &mean, &var, &weight, &bias, EPS)
+    };
+    pair(c, "batch norm 16 at 32 forward", || batch_norm_train(&x, &weight, &bias, EPS).unwrap(), by_definition);
+    let (_, stats) = batch_norm_train(&x, &weight, &bias, EPS).unwrap();
+    let backward = || batch_norm_train_backward(&x, &weight, &stats, EPS, &dy, [true; 3]).unwrap();
+    let by_definition = || reference::batch_norm::train_dx(&few, &weight, EPS, &few_dy);
+    pair(c, "batch norm 16 at 32 backward", backward, by_definition);
+}
+
+fn head(c: &mut Criterion) {
+    const CHANNELS: usize = 64;
+    let data = |images: usize| (randn::<f32>([images, CHANNELS], 1), randn::<f32>([images, CLASSES], 2));
+    let ((x, dy), (few, few_dy)) = (data(BATCH), data(FEW));
+    let (w, b) = (randn([CLASSES, CHANNELS], 3), randn([CLASSES], 4));
+    let by_definition = || reference::linear::linear(&few, &w, Some(&b));
+    pair(c, "linear 64-10 forward", || linear(&x, &w, Some(&b)).unwrap(), by_definition);
+    let backward = || linear_backward(&x, &w, &dy, [true; 3]).unwrap();
+    pair(c, "linear 64-10 backward", backward, || reference::linear::linear_backward(&few, &w, &few_dy));
+
+    let labels: Vec<usize> = (0..BATCH).map(|image| image % CLASSES).collect();
+    let (logits, few_logits) = (dy, few_dy);
+    let by_definition = || reference::cross_entropy::cross_entropy(&few_logits, &labels[..FEW], 0.0);
+    pair(c, "softmax cross-entropy 10 forward", || cross_entropy(&logits, &labels, 0.0).unwrap(), by_definition);
+    let (_, probabilities) = cross_entropy(&logits, &labels, 0.0).unwrap();
+    let backward = || cross_entropy_backward(&probabilities, &labels, 0.0, 1.0).unwrap();
+    let by_definition = || reference::cross_entropy::cross_entropy_backward(&few_logits, &labels[..FEW], 0.0);
+    pair(c, "softmax cross-entropy 10 backward", backward, by_definition);
+}
+
+criterion_group! {
+    name = kernels;
+    // Short enough that all of it takes less than three minutes.
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
+    targets = convolution, batch_norm, head
+}
+criterion_main!(kernels);
