@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The result of every fallible operation on data.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What an error is about; a program derives its exit status from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,14 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
+    /// A set that no server gives away.
+    #[error("{set} cannot be fetched: {how}")]
+    NotServed {
+        /// The data set.
+        set: &'static str,
+        /// How its user places it.
+        how: &'static str,
+    },
     /// The background thread of a loader panicked: a bug, reported where its batch was awaited.
     #[error("the loader's thread panicked: {0}")]
     Panicked(String),
@@ -96,7 +104,11 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::UnknownSet { .. } | Error::Invalid { .. } => ErrorKind::Usage,
-            Error::Missing { .. } | Error::Broken { .. } | Error::Panicked(_) | Error::Tensor(_) => ErrorKind::Data,
+            Error::Missing { .. }
+            | Error::Broken { .. }
+            | Error::NotServed { .. }
+            | Error::Panicked(_)
+            | Error::Tensor(_) => ErrorKind::Data,
             Error::Io { .. } | Error::Download { .. } => ErrorKind::Io,
         }
     }

@@ -1,7 +1,8 @@
 //! Image data sets: reading them, normalising and augmenting them, and serving them in batches.
 //!
-//! A set is held once in memory, as the bytes of its files, in the order `N, H, W, C`; [`Loader`] makes each batch from
-//! them on a background thread while the current one trains. Every random choice is named by (seed, purpose, epoch,
+//! A small set is held once in memory, as the bytes of its files, in the order `N, H, W, C`; of image files only the names are
+//! held, and they are decoded when they are wanted. [`Loader`] makes each batch on a background thread while the current one
+//! trains. Every random choice is named by (seed, purpose, epoch,
 //! image), so the batches are the same whatever the number of threads and after an interruption.
 //!
 //! ```
@@ -24,6 +25,8 @@ mod dataset;
 mod error;
 mod loader;
 mod normalisation;
+mod options;
+mod photos;
 mod prefetch;
 mod sets;
 
@@ -32,4 +35,5 @@ pub use dataset::{Dataset, Split};
 pub use error::{Error, ErrorKind, Result};
 pub use loader::{Batch, Loader, Options};
 pub use normalisation::Normalisation;
+pub use options::{Crop, EmnistSplit, Labels, MAX_INPUT, Request, Resize, SetOptions};
 pub use sets::{Kind, Loaded, load};

@@ -1,4 +1,5 @@
-//! The batches of an epoch, each made on a background thread while the one before it trains.
+//! The batches of an epoch, each made on a background thread while the one before it trains; image files are decoded by all
+//! threads. At most three batches exist at a time: the one in use, one that waits, and one that is being made.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use gatefold_tensor::random::{Purpose, stream};
 use gatefold_tensor::{Real, Tensor};
 use rand::seq::SliceRandom;
+use rayon::prelude::*;
 
 use crate::prefetch::Prefetch;
 use crate::{Augment, Dataset, Error, Normalisation, Result};
@@ -152,13 +154,28 @@ impl<T: Real> Maker<T> {
         let shape = [indices.len(), c, h, w];
         let recycled = returned.try_iter().find(|images| images.shape()[..] == shape);
         let mut images = recycled.unwrap_or_else(|| Tensor::zeros(shape));
-        let augment = self.options.augment.unwrap_or_default();
-        for (&index, out) in indices.iter().zip(images.as_mut_slice().chunks_exact_mut(c * h * w)) {
-            let draw = match self.options.augment {
-                Some(augment) => augment.draw(self.options.seed, self.epoch as u64, index),
-                None => augment.centre(),
+        let (data, epoch) = (&self.data, self.epoch as u64);
+        let make = |(&index, out): (&usize, &mut [T])| -> Result<()> {
+            let image;
+            let (augment, draw) = match self.options.augment {
+                Some(augment) => {
+                    image = data.training_image(index, self.options.seed, epoch)?;
+                    (augment, augment.draw(self.options.seed, epoch, index))
+                }
+                None => {
+                    image = data.image(index)?;
+                    (Augment::default(), Augment::default().centre())
+                }
             };
-            augment.write(draw, self.data.image(index), [c, h, w], &self.tables, out);
+            augment.write(draw, &image, [c, h, w], &self.tables, out);
+            Ok(())
+        };
+        if data.pixels().is_some() {
+            // A fraction of a millisecond in all: not worth waking other threads, which train meanwhile.
+            indices.iter().zip(images.as_mut_slice().chunks_exact_mut(c * h * w)).try_for_each(make)?;
+        } else {
+            // Decoding takes milliseconds an image.
+            indices.par_iter().zip(images.as_mut_slice().par_chunks_exact_mut(c * h * w)).try_for_each(make)?;
         }
         let labels = indices.iter().map(|&index| self.data.labels()[index]).collect();
         Ok(Batch { images, labels, indices: indices.to_vec() })

@@ -24,18 +24,28 @@ pub struct Normalisation {
 }
 
 impl Normalisation {
-    /// (norm.1) and (norm.2) over all images of `data`.
+    /// (norm.1) and (norm.2) over all images of `data`; image files are decoded one after the other, as they are evaluated.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there are no images.
+    /// [`Error::Invalid`] if there are no images; [`Error::Broken`] or [`Error::Io`] if an image file cannot be read.
     pub fn of(data: &Dataset) -> Result<Self> {
         if data.is_empty() {
             return Err(Error::invalid("normalisation", "a set without images has no mean"));
         }
-        let channels = data.shape()[0];
-        let counts = count_values(data.pixels(), channels);
+        let [channels, h, w] = data.shape();
+        let counts = match data.pixels() {
+            Some(pixels) => pixels
+                .par_chunks(channels * (1 << 16))
+                .map(|chunk| Ok(Counts::of(chunk, channels)))
+                .try_reduce_with(Counts::add),
+            None => (0..data.len())
+                .into_par_iter()
+                .map(|i| Ok(Counts::of(&data.image(i)?, channels)))
+                .try_reduce_with(Counts::add),
+        };
+        let Counts(counts) = counts.expect("there are images")?;
         let maximum = f64::from(data.maximum());
-        let n = (data.pixels().len() / channels) as f64;
+        let n = (data.len() * h * w) as f64;
         let moment = |counts: &[u64; 256], f: &dyn Fn(f64) -> f64| {
             counts.iter().enumerate().map(|(u, &count)| count as f64 * f(u as f64 / maximum)).sum::<f64>() / n
         };
@@ -47,10 +57,11 @@ impl Normalisation {
     /// (norm.3) as tables: entry `256·c + u` is x for the byte `u` in channel `c`, computed in f64 and rounded once to `T`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if mean and deviation do not belong to `channels` channels.
+    /// [`Error::Invalid`] if mean and deviation do not belong to `channels` channels, or `maximum` is 0.
     pub fn tables<T: Real>(&self, channels: usize, maximum: u8) -> Result<Vec<T>> {
-        if self.mean.len() != channels || self.std.len() != channels {
-            let why = format!("{} means and {} deviations for {channels} channels", self.mean.len(), self.std.len());
+        if self.mean.len() != channels || self.std.len() != channels || maximum == 0 {
+            let (means, deviations) = (self.mean.len(), self.std.len());
+            let why = format!("{means} means and {deviations} deviations for {channels} channels of 0..={maximum}");
             return Err(Error::invalid("normalisation", why));
         }
         let entry = |mean: f64, std: f64, u: u8| {
@@ -61,13 +72,13 @@ impl Normalisation {
         Ok(channels.flat_map(|(&mean, &std)| (0..=255).map(move |u| entry(mean, std, u))).collect())
     }
 
-    /// Images that come from no data set, for example from the files of a prediction: `pixels` 0..=255 in the order
+    /// Images that come from no data set, for example from the files of a prediction: `pixels` 0..=`maximum` in the order
     /// `N, H, W, C` → `[N, C, H, W]`.
     ///
     /// # Errors
     /// [`Error::Invalid`] or [`Error::Tensor`] if `shape` = `[N, C, H, W]` fits neither the pixels nor the channels.
-    pub fn apply<T: Real>(&self, pixels: &[u8], shape: [usize; 4]) -> Result<Tensor<T>> {
-        let tables = self.tables::<T>(shape[1], 255)?;
+    pub fn apply<T: Real>(&self, pixels: &[u8], shape: [usize; 4], maximum: u8) -> Result<Tensor<T>> {
+        let tables = self.tables::<T>(shape[1], maximum)?;
         let normalised =
             pixels.iter().enumerate().map(|(i, &u)| tables[256 * (i % shape[1]) + usize::from(u)]).collect();
         Ok(Tensor::from_memory(shape, normalised)?)
@@ -75,25 +86,23 @@ impl Normalisation {
 }
 
 /// How often each byte occurs in each channel. Whole numbers: the order of the sums does not matter.
-fn count_values(pixels: &[u8], channels: usize) -> Vec<[u64; 256]> {
-    pixels
-        .par_chunks(channels * (1 << 16))
-        .map(|chunk| {
-            let mut counts = vec![[0; 256]; channels];
-            for pixel in chunk.chunks_exact(channels) {
-                for (counts, &u) in counts.iter_mut().zip(pixel) {
-                    counts[usize::from(u)] += 1;
-                }
+struct Counts(Vec<[u64; 256]>);
+
+impl Counts {
+    fn of(pixels: &[u8], channels: usize) -> Self {
+        let mut counts = vec![[0; 256]; channels];
+        for pixel in pixels.chunks_exact(channels) {
+            for (counts, &u) in counts.iter_mut().zip(pixel) {
+                counts[usize::from(u)] += 1;
             }
-            counts
-        })
-        .reduce(
-            || vec![[0; 256]; channels],
-            |mut sum, counts| {
-                sum.iter_mut().flatten().zip(counts.iter().flatten()).for_each(|(a, b)| *a += b);
-                sum
-            },
-        )
+        }
+        Counts(counts)
+    }
+
+    fn add(mut self, other: Self) -> Result<Self> {
+        self.0.iter_mut().flatten().zip(other.0.iter().flatten()).for_each(|(a, b)| *a += b);
+        Ok(self)
+    }
 }
 
 #[cfg(test)]
@@ -131,10 +140,13 @@ mod tests {
     #[test]
     fn single_images_are_normalised_as_a_set_is() {
         let n = Normalisation::of(&data()).unwrap();
-        let x = n.apply::<f64>(data().image(1), [1, 2, 1, 2]).unwrap();
+        let x = n.apply::<f64>(&data().image(1).unwrap(), [1, 2, 1, 2], 255).unwrap();
         assert_eq!(x.view()[[0, 0, 0, 1]], (102.0 / 255.0 - n.mean[0]) / n.std[0]);
         assert_eq!(x.view()[[0, 1, 0, 0]], 9.0 / 255.0 - n.mean[1]);
-        assert!(n.apply::<f64>(&[0; 5], [1, 2, 1, 2]).is_err());
+        let sixteenths = n.apply::<f64>(&[16, 0, 0, 8], [1, 2, 1, 2], 16).unwrap();
+        assert_eq!(sixteenths.view()[[0, 0, 0, 0]], (1.0 - n.mean[0]) / n.std[0]);
+        assert_eq!(sixteenths.view()[[0, 1, 0, 1]], 0.5 - n.mean[1]);
+        assert!(n.apply::<f64>(&[0; 5], [1, 2, 1, 2], 255).is_err());
     }
 
     #[test]

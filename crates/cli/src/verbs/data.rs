@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use gatefold_data::Kind;
-use gatefold_data::catalogue::{self, Got, Progress, State};
+use gatefold_data::catalogue::{self, Got, Progress, Proof, State};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -34,8 +34,11 @@ enum Action {
     Get {
         /// The set, for example cifar10
         name: String,
+        /// Also the files that the set is whole without: svhn's extra images
+        #[arg(long)]
+        extra: bool,
     },
-    /// Compare the size and the SHA-256 of every file of a set with the official ones
+    /// Compare the size and the SHA-256 of every file of a set with the official ones; decode every image file of your own
     Verify {
         /// The set, for example cifar10
         name: String,
@@ -47,7 +50,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let data_dir = place::data_dir(args.data_dir.as_deref());
     match &args.action {
         Action::List { json } => list(&data_dir, *json),
-        Action::Get { name } => get(name.parse()?, &data_dir),
+        Action::Get { name, extra } => get(name.parse()?, &data_dir, *extra),
         Action::Verify { name } => verify(name.parse()?, &data_dir),
     }
 }
@@ -68,7 +71,8 @@ fn list(data_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
                 "about": entry.about,
                 "terms": entry.terms,
                 "home": entry.home,
-                "bytes": entry.bytes,
+                "bytes": (entry.bytes > 0).then_some(entry.bytes),
+                "by_hand": entry.by_hand,
                 "state": state,
                 "folder": folder.map(|folder| folder.display().to_string()),
                 "missing_or_wrong": wrong,
@@ -76,7 +80,10 @@ fn list(data_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
             writeln!(out, "{object}")?;
             continue;
         }
-        writeln!(out, "{} ({state}, {:.1} MB)", entry.kind, entry.bytes as f64 / 1e6)?;
+        match entry.bytes {
+            0 => writeln!(out, "{} ({state})", entry.kind)?,
+            bytes => writeln!(out, "{} ({state}, {:.1} MB)", entry.kind, bytes as f64 / 1e6)?,
+        }
         writeln!(out, "  {}", entry.about)?;
         writeln!(out, "  terms: {}", entry.terms)?;
         writeln!(out, "  home: {}", entry.home)?;
@@ -87,13 +94,16 @@ fn list(data_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
             writeln!(out, "  missing or of another size: {}", wrong.join(", "))?;
         }
         if matches!(state, "incomplete" | "absent") {
-            writeln!(out, "  get it: gatefold data get {} --data-dir {}", entry.kind, data_dir.display())?;
+            match entry.by_hand {
+                Some(how) => writeln!(out, "  {how}")?,
+                None => writeln!(out, "  get it: gatefold data get {} --data-dir {}", entry.kind, data_dir.display())?,
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn get(kind: Kind, data_dir: &Path) -> anyhow::Result<ExitCode> {
+fn get(kind: Kind, data_dir: &Path, extra: bool) -> anyhow::Result<ExitCode> {
     let bar = std::io::stderr().is_terminal().then(|| {
         let style = ProgressStyle::with_template("{bar:30}  {bytes}/{total_bytes}  {bytes_per_sec}  {eta_precise}");
         ProgressBar::new(0).with_style(style.expect("the template is valid"))
@@ -102,7 +112,7 @@ fn get(kind: Kind, data_dir: &Path) -> anyhow::Result<ExitCode> {
         Some(bar) => bar.println(line),
         None => eprintln!("{line}"),
     };
-    let got = catalogue::get(kind, data_dir, &mut |progress| match progress {
+    let got = catalogue::get(kind, data_dir, extra, &mut |progress| match progress {
         Progress::Archive(path) => say(format!("trying {}", path.display())),
         Progress::Source { url, have: 0 } => say(format!("asking {url}")),
         Progress::Source { url, have } => say(format!("asking {url}, {have} bytes are here")),
@@ -124,8 +134,8 @@ fn get(kind: Kind, data_dir: &Path) -> anyhow::Result<ExitCode> {
         Got::Embedded => writeln!(out, "{kind} is part of the program: there is nothing to fetch")?,
         Got::Present(folder) => writeln!(out, "{kind} is in {}, whole and right", folder.display())?,
         Got::Fetched { folder, from, moved } => {
-            writeln!(out, "{kind} is in {}, from {from}", folder.display())?;
-            if let Some(moved) = moved {
+            writeln!(out, "{kind} is in {}, from {}", folder.display(), from.join(", "))?;
+            for moved in moved {
                 writeln!(out, "what lay there before is in {}", moved.display())?;
             }
         }
@@ -138,10 +148,13 @@ fn verify(kind: Kind, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let verdicts = catalogue::verify(kind, data_dir);
     let count = verdicts.len();
-    let mut wrong = 0;
+    let (mut wrong, mut official) = (0, 0);
     for (path, verdict) in verdicts {
         match verdict {
-            Ok(()) => writeln!(out, "ok    {}", path.display())?,
+            Ok(proof) => {
+                official += usize::from(proof == Proof::Published);
+                writeln!(out, "ok    {}{}", path.display(), why(proof))?;
+            }
             Err(error) => {
                 wrong += 1;
                 writeln!(out, "WRONG {error}")?;
@@ -149,8 +162,19 @@ fn verify(kind: Kind, data_dir: &Path) -> anyhow::Result<ExitCode> {
         }
     }
     match wrong {
-        0 => writeln!(out, "{kind}: all {count} files are the official ones")?,
-        _ => writeln!(out, "{kind}: {wrong} of {count} files are missing or wrong")?,
+        0 if official == count => writeln!(out, "{kind}: all {count} files are the official ones")?,
+        0 => writeln!(out, "{kind}: nothing is wrong")?,
+        _ => writeln!(out, "{kind}: {wrong} of {count} are missing or wrong")?,
     }
     Ok(ExitCode::from(u8::from(wrong > 0)))
+}
+
+/// What speaks for a file, where it is not the published checksum.
+fn why(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Published => "",
+        Proof::Kept => " (as it was when its archive was unpacked; no checksum of it is published)",
+        Proof::Unknown => " (no checksum of it is published or kept)",
+        Proof::Readable => " (every file of it can be read)",
+    }
 }

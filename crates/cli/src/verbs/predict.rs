@@ -150,7 +150,7 @@ fn classify<'m>(model: &'m Model<f32>, pixels: &[u8]) -> anyhow::Result<Vec<(&'m
     let of = &description.normalisation;
     let normalisation = gatefold_data::Normalisation { mean: of.mean.clone(), std: of.std.clone() };
     // A byte over 255 is the share of full brightness, as a pixel of the data set over its maximum is.
-    let x: Tensor<f32> = normalisation.apply(pixels, [1, c, h, w])?;
+    let x: Tensor<f32> = normalisation.apply(pixels, [1, c, h, w], u8::MAX)?;
     let cx = Cx::eval();
     let logits = model.network.forward(&cx, &cx.input(x, false)).map_err(gatefold_train::Error::Tensor)?;
     let probabilities = softmax(&logits.value().to_vec());

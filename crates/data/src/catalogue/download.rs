@@ -1,4 +1,4 @@
-//! Downloads one archive into a part file, and goes on where an earlier attempt broke off.
+//! Downloads one file into a part file, and goes on where an earlier attempt broke off.
 //!
 //! What a server says is believed only as far as it can be checked: a part is continued only if the server confirms the
 //! place and the size, and the whole counts only with its SHA-256. So a file that changed on the server between two
@@ -12,23 +12,28 @@ use std::time::Duration;
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
-use super::{Failure, Progress, Source, sha256_of};
+use super::sums::sha256_of;
+use super::supply::{Form, Source};
+use super::{Failure, Progress};
 
 /// Connections to one source before it is given up, though each brought something.
 const ATTEMPTS: usize = 20;
 /// A server that is silent for this long has broken off.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The first two bytes of every gzip file (RFC 1952).
-const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// Fetches `source` into `part`; afterwards `part` has the source's size and SHA-256.
-pub(super) fn download(source: &Source, part: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), Failure> {
+/// Fetches `source`, a file of the given form, into `part`; afterwards `part` has the source's size and SHA-256.
+pub(super) fn download(
+    source: &Source,
+    form: Form,
+    part: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), Failure> {
     let continued = size_of(part) > 0;
-    complete(source, part, progress)?;
+    complete(source, form, part, progress)?;
     match check(source, part) {
         // Begun by an earlier attempt, perhaps of a file that has changed since: once more from the start.
         Err(Failure::There(_)) if continued => {
-            complete(source, part, progress)?;
+            complete(source, form, part, progress)?;
             check(source, part)
         }
         checked => checked,
@@ -36,7 +41,7 @@ pub(super) fn download(source: &Source, part: &Path, progress: &mut dyn FnMut(Pr
 }
 
 /// Connects until the part has the size of the whole.
-fn complete(source: &Source, part: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), Failure> {
+fn complete(source: &Source, form: Form, part: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), Failure> {
     if size_of(part) > source.size {
         discard(part)?;
     }
@@ -46,7 +51,7 @@ fn complete(source: &Source, part: &Path, progress: &mut dyn FnMut(Progress<'_>)
             return Ok(());
         }
         progress(Progress::Source { url: &source.url, have });
-        match attempt(source, part, have, progress) {
+        match attempt(source, form, part, have, progress) {
             // Broken off, but further than before: worth another connection.
             Err(Failure::There(_)) if size_of(part) > have => {}
             ended => ended?,
@@ -66,7 +71,13 @@ fn check(source: &Source, part: &Path) -> Result<(), Failure> {
 }
 
 /// One connection: appends to the part what comes from byte `have` on.
-fn attempt(source: &Source, part: &Path, have: u64, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), Failure> {
+fn attempt(
+    source: &Source,
+    form: Form,
+    part: &Path,
+    have: u64,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), Failure> {
     let mut request = agent(&source.url).get(&*source.url);
     if have > 0 {
         request = request.header(header::RANGE, format!("bytes={have}-"));
@@ -78,23 +89,24 @@ fn attempt(source: &Source, part: &Path, have: u64, progress: &mut dyn FnMut(Pro
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
             // Its file is not the one that the part was begun from, or it cannot continue: from the start.
             discard(part)?;
-            return attempt(source, part, 0, progress);
+            return attempt(source, form, part, 0, progress);
         }
         status => return Err(Failure::There(format!("answers with status {status}"))),
     };
     if response.body().mime_type().is_some_and(|mime| mime.eq_ignore_ascii_case("text/html")) {
-        return Err(Failure::There("answers with an HTML page (of an error or a login?), not with the archive".into()));
+        return Err(Failure::There("answers with an HTML page (of an error or a login?), not with the file".into()));
     }
     let whole = response.body().content_length().map(|length| start.saturating_add(length));
     if let Some(whole) = whole.filter(|&whole| whole != source.size) {
         return Err(Failure::There(format!("serves a wrong file: {whole} bytes, expected {}", source.size)));
     }
-    receive(source, &mut response, part, start, progress)
+    receive(source, form, &mut response, part, start, progress)
 }
 
 /// Writes the body to the part from byte `start` on, until the part has the size of the whole.
 fn receive(
     source: &Source,
+    form: Form,
     response: &mut Response<Body>,
     part: &Path,
     start: u64,
@@ -105,9 +117,9 @@ fn receive(
     let mut file: Option<File> = None;
     loop {
         let broke_off = |why: String| Failure::There(format!("broke off after {done} of {} bytes: {why}", source.size));
-        // Two bytes at least of a fresh file, so that its kind shows before anything is written over.
-        let mut filled = 0;
-        while filled < GZIP.len() {
+        // So many bytes at least of a fresh file that its kind shows before anything is written over.
+        let (magic, mut filled) = (form.magic(), 0);
+        while filled < if done == 0 { magic.len() } else { 1 } {
             match body.read(&mut buffer[filled..]).map_err(|e| broke_off(e.to_string()))? {
                 0 => break,
                 n => filled += n,
@@ -116,8 +128,8 @@ fn receive(
         if filled == 0 && done < source.size {
             return Err(broke_off("the connection was closed".into()));
         }
-        if done == 0 && !GZIP.starts_with(&buffer[..filled.min(GZIP.len())]) {
-            return Err(Failure::There("serves something that is no gzip archive".into()));
+        if done == 0 && !magic.starts_with(&buffer[..filled.min(magic.len())]) {
+            return Err(Failure::There(format!("serves something that is no {}", form.noun())));
         }
         if done + filled as u64 > source.size {
             discard(part)?;

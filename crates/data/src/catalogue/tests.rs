@@ -1,13 +1,18 @@
-use std::fs;
+use std::fs::{self, File};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{Builder, EntryType, Header};
 use tempfile::{TempDir, tempdir};
 
+use super::fetch::get_files;
 use super::server::{Answer, Server};
+use super::sums::verify_files;
 use super::*;
 use crate::ErrorKind;
+
+mod plain;
+mod zipped;
 
 const FOLDER: &str = "small-set";
 
@@ -29,14 +34,29 @@ fn second() -> Vec<u8> {
     contents(2, 70_000)
 }
 
-/// A set of two files, as the catalogue describes one. It lives as long as the tests.
-fn files() -> Files {
+/// What a catalogue keeps for as long as the program runs, here for as long as the tests run.
+fn forever<T>(value: Vec<T>) -> &'static [T] {
+    Box::leak(value.into_boxed_slice())
+}
+
+/// A set of two files, as the catalogue describes one, whose archive these sources serve.
+fn files(sources: &[Source]) -> Files {
     let member = |name, contents: &[u8]| {
         let sha256: &'static str = Box::leak(hex(&Sha256::digest(contents)).into_boxed_str());
-        Member { name, size: contents.len() as u64, sha256 }
+        Member { name, size: Some(contents.len() as u64), sha256: Some(sha256) }
     };
-    let members = Box::leak(Box::new([member("one.bin", &first()), member("two.bin", &second())]));
-    Files { folder: FOLDER, archive: "small.tar.gz", sources: &[], members, extras: &["names.txt"] }
+    let archive = Download {
+        file: "small.tar.gz",
+        form: Form::TarGz { inside: FOLDER },
+        sources: forever(sources.to_vec()),
+        optional: false,
+    };
+    Files {
+        folder: FOLDER,
+        downloads: forever(vec![archive]),
+        members: forever(vec![member("one.bin", &first()), member("two.bin", &second())]),
+        extras: &["names.txt"],
+    }
 }
 
 /// Path, kind and contents of an entry, honest or not.
@@ -76,7 +96,7 @@ fn source(url: String, archive: &[u8]) -> Source {
 }
 
 fn fetch(dir: &TempDir, sources: &[Source]) -> Result<Got> {
-    get_files("small", &files(), sources, dir.path(), &mut |_| {})
+    get_files("small", &files(sources), dir.path(), false, &mut |_| {})
 }
 
 fn assert_in_place(dir: &TempDir) {
@@ -102,9 +122,9 @@ fn a_download_is_checked_unpacked_and_leaves_nothing_else() {
     let server = Server::start(move |_, start| Answer::from(&served, start));
     let mut events = Vec::new();
     let sources = [source(server.url(), &file)];
-    let got =
-        get_files("small", &files(), &sources, dir.path(), &mut |event| events.push(format!("{event:?}"))).unwrap();
-    assert_eq!(got, Got::Fetched { folder: dir.path().join(FOLDER), from: server.url(), moved: None });
+    let got = get_files("small", &files(&sources), dir.path(), false, &mut |event| events.push(format!("{event:?}")))
+        .unwrap();
+    assert_eq!(got, Got::Fetched { folder: dir.path().join(FOLDER), from: vec![server.url()], moved: vec![] });
     assert_in_place(&dir);
     assert_eq!(names(&dir), [FOLDER]);
     assert!(events[0].starts_with("Source") && events.last().unwrap() == "Unpacking", "{events:?}");
@@ -146,6 +166,24 @@ fn a_later_call_goes_on_with_the_part_of_an_earlier_one() {
 }
 
 #[test]
+fn parts_of_other_archives_are_removed_once_the_set_is_in_place() {
+    let (dir, file) = (tempdir().unwrap(), good_archive());
+    let repacked = archive(&[
+        ("small-set/two.bin", EntryType::Regular, &second()),
+        ("small-set/one.bin", EntryType::Regular, &first()),
+    ]);
+    let (one, other) = (file.clone(), repacked.clone());
+    let broken = Server::start(move |number, start| match number {
+        0 => Answer::from(&one, start).cut(150_000),
+        _ => Answer::new("404 Not Found", "text/plain", b"gone"),
+    });
+    let mirror = Server::start(move |_, start| Answer::from(&other, start));
+    fetch(&dir, &[source(broken.url(), &file), source(mirror.url(), &repacked)]).unwrap();
+    assert_eq!(mirror.requests(), [None], "another archive is begun from the start");
+    assert_eq!(names(&dir), [FOLDER]);
+}
+
+#[test]
 fn another_mirror_of_the_same_archive_goes_on_with_the_part() {
     let (dir, file) = (tempdir().unwrap(), good_archive());
     let (one, other) = (file.clone(), file.clone());
@@ -155,7 +193,7 @@ fn another_mirror_of_the_same_archive_goes_on_with_the_part() {
     });
     let mirror = Server::start(move |_, start| Answer::from(&other, start));
     let got = fetch(&dir, &[source(broken.url(), &file), source(mirror.url(), &file)]).unwrap();
-    assert!(matches!(got, Got::Fetched { from, .. } if from == mirror.url()));
+    assert!(matches!(got, Got::Fetched { from, .. } if from == [mirror.url()]));
     assert_in_place(&dir);
     assert!(mirror.requests()[0].is_some_and(|start| start > 140_000), "{:?}", mirror.requests());
 }
@@ -239,7 +277,7 @@ fn a_wrong_file_an_html_page_and_a_dead_server_are_told_apart() {
     expected.push("no answer");
 
     let mut told = 0;
-    let error = get_files("small", &files(), &sources, dir.path(), &mut |event| {
+    let error = get_files("small", &files(&sources), dir.path(), false, &mut |event| {
         told += usize::from(matches!(event, Progress::Failed { .. }));
     })
     .unwrap_err();
@@ -251,7 +289,7 @@ fn a_wrong_file_an_html_page_and_a_dead_server_are_told_apart() {
         assert!(text.contains(failure));
     }
     // The remedy is a path and a command.
-    assert!(text.contains(&format!("place the archive as `{}`", dir.path().join("small.tar.gz").display())), "{text}");
+    assert!(text.contains(&format!("place the file as `{}`", dir.path().join("small.tar.gz").display())), "{text}");
     assert!(text.contains("gatefold data get small --data-dir"), "{text}");
     assert!(!dir.path().join(FOLDER).exists());
 }
@@ -263,7 +301,7 @@ fn after_a_mirror_that_fails_the_next_one_serves() {
     let served = file.clone();
     let good = Server::start(move |_, start| Answer::from(&served, start));
     let got = fetch(&dir, &[source(bad.url(), &file), source(good.url(), &file)]).unwrap();
-    assert!(matches!(got, Got::Fetched { from, .. } if from == good.url()));
+    assert!(matches!(got, Got::Fetched { from, .. } if from == [good.url()]));
     assert_in_place(&dir);
 }
 
@@ -273,7 +311,8 @@ fn an_archive_placed_by_hand_is_used_and_kept() {
     let by_hand = dir.path().join("small.tar.gz");
     fs::write(&by_hand, good_archive()).unwrap();
     let got = fetch(&dir, &[]).unwrap();
-    assert_eq!(got, Got::Fetched { folder: dir.path().join(FOLDER), from: by_hand.display().to_string(), moved: None });
+    let from = vec![by_hand.display().to_string()];
+    assert_eq!(got, Got::Fetched { folder: dir.path().join(FOLDER), from, moved: vec![] });
     assert_in_place(&dir);
     assert_eq!(names(&dir), [FOLDER, "small.tar.gz"]);
 }
@@ -301,7 +340,7 @@ fn a_folder_that_is_incomplete_is_moved_aside_and_not_lost() {
     fs::create_dir(dir.path().join("small-set.old-1")).unwrap(); // from another time
     fs::write(dir.path().join("small.tar.gz"), good_archive()).unwrap();
     let aside = dir.path().join("small-set.old-2");
-    assert!(matches!(fetch(&dir, &[]).unwrap(), Got::Fetched { moved: Some(moved), .. } if moved == aside));
+    assert!(matches!(fetch(&dir, &[]).unwrap(), Got::Fetched { moved, .. } if moved == [aside.clone()]));
     assert_in_place(&dir);
     assert_eq!(fs::read(aside.join("one.bin")).unwrap(), b"the user's own");
 }
@@ -374,11 +413,11 @@ fn a_data_folder_below_a_regular_file_names_that_file() {
     let dir = tempdir().unwrap();
     let regular = dir.path().join("regular");
     fs::write(&regular, "text").unwrap();
-    let error = get_files("small", &files(), &[], &regular.join("data"), &mut |_| {}).unwrap_err();
+    let error = get_files("small", &files(&[]), &regular.join("data"), false, &mut |_| {}).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains(&format!("`{}` is a file, not a folder", regular.display())), "{error}");
     // The data folder itself may be the file.
-    let error = get_files("small", &files(), &[], &regular, &mut |_| {}).unwrap_err();
+    let error = get_files("small", &files(&[]), &regular, false, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("is a file, not a folder"), "{error}");
 }
 
@@ -388,7 +427,7 @@ fn verification_names_each_file_and_what_is_wrong_with_it() {
     fs::write(dir.path().join("small.tar.gz"), good_archive()).unwrap();
     fetch(&dir, &[]).unwrap();
     let verdicts = || -> Vec<Option<(ErrorKind, String)>> {
-        let verdicts = verify_files("small", &files(), dir.path());
+        let verdicts = verify_files("small", &files(&[]), dir.path());
         verdicts.into_iter().map(|(_, verdict)| verdict.err().map(|e| (e.kind(), e.to_string()))).collect()
     };
     assert_eq!(verdicts(), [None, None]);
@@ -421,9 +460,10 @@ fn the_list_tells_where_each_set_stands() {
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("test_batch.bin"), "short").unwrap();
     assert!(matches!(state(Kind::Cifar10), State::Incomplete(_, files) if files.len() == 6));
-    for member in Kind::Cifar10.set().files.as_ref().unwrap().members {
+    let Supply::Download(files) = &Kind::Cifar10.set().supply else { panic!("cifar10 is downloaded") };
+    for member in files.members {
         // Sparse: of the right size, and of the wrong contents.
-        File::create(folder.join(member.name)).unwrap().set_len(member.size).unwrap();
+        File::create(folder.join(member.name)).unwrap().set_len(member.size.unwrap()).unwrap();
     }
     assert_eq!(state(Kind::Cifar10), State::Present(folder));
     let broken = verify(Kind::Cifar10, dir.path());
@@ -431,10 +471,50 @@ fn the_list_tells_where_each_set_stands() {
 }
 
 #[test]
+fn every_set_says_how_it_comes() {
+    let dir = tempdir().unwrap();
+    let entries = list(dir.path());
+    assert_eq!(entries.iter().map(|entry| entry.kind).collect::<Vec<_>>(), Kind::ALL);
+    for entry in entries {
+        let fetched = matches!(entry.kind.set().supply, Supply::Download(_));
+        assert_eq!(entry.by_hand.is_some(), entry.bytes == 0, "{}", entry.kind);
+        assert!(entry.state == State::Embedded || matches!(entry.state, State::Absent(_)), "{entry:?}");
+        if let Supply::Download(files) = &entry.kind.set().supply {
+            assert!(fetched && !files.downloads.is_empty());
+            for download in files.downloads {
+                assert!(!download.sources.is_empty(), "{}", download.file);
+                for source in download.sources {
+                    let is_sum = source.sha256.len() == 64 && source.sha256.chars().all(|c| c.is_ascii_hexdigit());
+                    assert!(is_sum && source.url.ends_with(download.file) && source.size > 0, "{source:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_no_server_gives_away_says_how_to_place_it() {
+    let dir = tempdir().unwrap();
+    for kind in [Kind::Imagenet, Kind::Folder, Kind::Idx] {
+        let error = get(kind, dir.path(), false, &mut |_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Data);
+        assert!(
+            error.to_string().contains("cannot be fetched")
+                && error.to_string().contains("place") | error.to_string().contains("unpack"),
+            "{error}"
+        );
+    }
+    fs::create_dir_all(dir.path().join("imagenet/train")).unwrap();
+    fs::create_dir_all(dir.path().join("imagenet/val")).unwrap();
+    let got = get(Kind::Imagenet, dir.path(), false, &mut |_| {}).unwrap();
+    assert_eq!(got, Got::Present(dir.path().join("imagenet")));
+}
+
+#[test]
 fn the_embedded_digits_have_their_checksum() {
     let verdicts = verify(Kind::Digits, Path::new("/nowhere"));
-    assert!(verdicts.len() == 1 && verdicts[0].1.is_ok(), "{verdicts:?}");
-    assert_eq!(get(Kind::Digits, Path::new("/nowhere"), &mut |_| {}).unwrap(), Got::Embedded);
+    assert!(verdicts.len() == 1 && matches!(verdicts[0].1, Ok(Proof::Published)), "{verdicts:?}");
+    assert_eq!(get(Kind::Digits, Path::new("/nowhere"), false, &mut |_| {}).unwrap(), Got::Embedded);
 }
 
 /// The official files, where somebody has put them beside the project.
@@ -446,6 +526,6 @@ fn the_official_files_have_their_checksums() {
         return;
     }
     for (path, verdict) in verify(Kind::Cifar10, &dir) {
-        assert!(verdict.is_ok(), "{}: {verdict:?}", path.display());
+        assert!(matches!(verdict, Ok(Proof::Published)), "{}: {verdict:?}", path.display());
     }
 }

@@ -35,7 +35,7 @@ fn evaluation_serves_every_image_as_it_is_in_file_order() {
     {
         assert_eq!((batch.indices[at], batch.labels[at]), (n, n % 7));
         for (i, j, c) in (0..4).flat_map(|i| (0..5).flat_map(move |j| (0..3).map(move |c| (i, j, c)))) {
-            let byte = data.image(n)[(i * 5 + j) * 3 + c];
+            let byte = data.image(n).unwrap()[(i * 5 + j) * 3 + c];
             assert_eq!(batch.images.view()[[at, c, i, j]], f64::from(byte) / 255.0);
         }
     }

@@ -7,19 +7,18 @@ use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
 
-use super::{Kind, Read, Set, dataset};
-use crate::{Augment, Error, Result, Split};
+use super::{Kind, Read, Set, names};
+use crate::catalogue::Supply;
+use crate::{Augment, Dataset, Error, Result, Split};
 
 pub(super) static SET: Set = Set {
     name: "digits",
     about: "handwritten digits, 8 x 8 grey, 10 classes: 1,438 to train on, 359 held out",
     terms: "CC BY 4.0: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
     home: "https://doi.org/10.24432/C50P49",
-    shape: [1, 8, 8],
-    classes: &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
     augment: Augment { pad: 1, flip: false },
-    embedded: Some((FILE, "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22")),
-    files: None,
+    options: &["fraction"],
+    supply: Supply::Embedded { file: FILE, sha256: "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22" },
     read: |_| read(FILE),
 };
 
@@ -36,8 +35,9 @@ fn read(file: &[u8]) -> Result<Read> {
         part.0.extend(pixels);
         part.1.push(label);
     }
-    let part = |(pixels, labels)| dataset(Kind::Digits, MAXIMUM, pixels, labels);
-    Ok(Read { split: Split { train: part(train)?, test: part(test)? }, remarks: Vec::new() })
+    let classes = || names("0 1 2 3 4 5 6 7 8 9");
+    let part = |(pixels, labels)| Dataset::new(Kind::Digits.name(), [1, 8, 8], MAXIMUM, classes(), pixels, labels);
+    Ok(Read { split: Split { train: part(train)?, test: part(test)? }, normalisation: None, remarks: Vec::new() })
 }
 
 /// The pixels and the label of a line.
@@ -76,9 +76,9 @@ mod tests {
         let mut counts = [0; 10];
         train.labels().iter().chain(test.labels()).for_each(|&label| counts[label] += 1);
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]); // as scikit-learn counts them
-        assert_eq!(train.image(0)[..8], [0, 0, 5, 13, 9, 1, 0, 0]);
+        assert_eq!(train.image(0).unwrap()[..8], [0, 0, 5, 13, 9, 1, 0, 0]);
         assert_eq!((train.labels()[..5].to_vec(), test.labels()[0]), (vec![0, 1, 2, 3, 5], 4));
-        assert_eq!((train.shape(), train.maximum(), train.pixels().iter().max()), ([1, 8, 8], 16, Some(&16)));
+        assert_eq!((train.shape(), train.maximum(), train.pixels().unwrap().iter().max()), ([1, 8, 8], 16, Some(&16)));
         assert!(loaded.remarks.is_empty());
     }
 
@@ -87,10 +87,10 @@ mod tests {
         let whole = load(Kind::Digits, Path::new("."), None).unwrap();
         let cut = load(Kind::Digits, Path::new("."), Some(7)).unwrap();
         assert_eq!((cut.split.train.len(), cut.split.test.len()), (7, 7));
-        assert_eq!(cut.split.train.image(6), whole.split.train.image(6));
+        assert_eq!(cut.split.train.image(6).unwrap(), whole.split.train.image(6).unwrap());
         assert_eq!(cut.normalisation, whole.normalisation);
         // By the definition, over pixels/16 of the 1,438 training images.
-        let v: Vec<f64> = whole.split.train.pixels().iter().map(|&u| f64::from(u) / 16.0).collect();
+        let v: Vec<f64> = whole.split.train.pixels().unwrap().iter().map(|&u| f64::from(u) / 16.0).collect();
         let mean = v.iter().sum::<f64>() / v.len() as f64;
         let std = (v.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / v.len() as f64).sqrt();
         assert!((cut.normalisation.mean[0] - mean).abs() < 1e-12 && (cut.normalisation.std[0] - std).abs() < 1e-12);

@@ -1,0 +1,173 @@
+//! Image files → RGB bytes. Nothing in a file is believed before it is checked against a bound.
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+
+use crate::{Error, Result};
+
+/// Bytes beyond which a file is refused.
+const MAX_FILE: u64 = 256 << 20;
+/// Pixels beyond which an image is refused: a decoder needs several bytes for each.
+const MAX_PIXELS: u64 = 100_000_000;
+/// Bytes that a decoder may ask for besides.
+const MAX_MEMORY: u64 = 1 << 30;
+
+/// A decoded image: three bytes a pixel, row by row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Photo {
+    pub width: u32,
+    pub height: u32,
+    /// `H, W, 3`.
+    pub pixels: Vec<u8>,
+}
+
+/// Reads a PNG, JPEG, WebP or BMP file by what it holds, not by its name. Grey is widened to RGB and transparency dropped; the
+/// orientation that a camera noted is not applied, as the usual recipes do not.
+pub(crate) fn decode(path: &Path) -> Result<Photo> {
+    let bytes = read(path)?;
+    let image = decode_bytes(&bytes).map_err(|problem| broken(path, problem))?.into_rgb8();
+    Ok(Photo { width: image.width(), height: image.height(), pixels: image.into_raw() })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    // Asked first: opening a pipe would wait for a writer.
+    let metadata = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    if !metadata.is_file() {
+        return Err(broken(path, "this is no regular file".into()));
+    }
+    if metadata.len() > MAX_FILE {
+        return Err(broken(path, format!("{} bytes, at most {MAX_FILE} are read", metadata.len())));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
+    Ok(bytes)
+}
+
+fn decode_bytes(bytes: &[u8]) -> Result<DynamicImage, String> {
+    let damaged = |e: image::ImageError| format!("the image cannot be decoded: {e}");
+    let mut reader = ImageReader::new(Cursor::new(bytes));
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_MEMORY);
+    reader.limits(limits);
+    let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+    match reader.format() {
+        Some(ImageFormat::Jpeg) if !has_end(bytes) => return Err("the JPEG image is cut off".into()),
+        Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp) => {}
+        _ => return Err("this is no PNG, JPEG, WebP or BMP image".into()),
+    }
+    let decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 || pixels > MAX_PIXELS {
+        return Err(format!("{width} x {height} pixels, from 1 to {MAX_PIXELS} are decoded"));
+    }
+    DynamicImage::from_decoder(decoder).map_err(damaged)
+}
+
+/// Whether the end marker (FF D9) stands behind the last scan (FF DA). The decoder makes up what a file that is cut off lacks.
+/// Inside a scan no FF is followed by either.
+fn has_end(jpeg: &[u8]) -> bool {
+    let last = |marker: u8| jpeg.windows(2).rposition(|pair| pair == [0xff, marker]);
+    matches!((last(0xda), last(0xd9)), (Some(scan), Some(end)) if end > scan)
+}
+
+fn broken(path: &Path, problem: String) -> Error {
+    let remedy = "replace or remove the file, or pass such files over with `--set data.skip-broken=true`".into();
+    Error::Broken { path: path.to_owned(), record: None, problem, remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use image::{GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
+
+    use super::*;
+
+    fn pattern(x: u32, y: u32) -> [u8; 3] {
+        [(16 * x) as u8, (20 * y) as u8, (9 * (x + y)) as u8]
+    }
+
+    #[test]
+    fn every_format_is_read_by_its_contents() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("photo"); // the name says nothing
+        let image = RgbImage::from_fn(15, 12, |x, y| Rgb(pattern(x, y)));
+        for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp] {
+            image.save_with_format(&file, format).unwrap();
+            let photo = decode(&file).unwrap();
+            assert_eq!((photo.width, photo.height, &photo.pixels), (15, 12, image.as_raw()), "{format:?}");
+        }
+        RgbImage::from_pixel(15, 12, Rgb([200, 100, 50])).save_with_format(&file, ImageFormat::Jpeg).unwrap();
+        let photo = decode(&file).unwrap();
+        assert_eq!(photo.pixels.len(), 15 * 12 * 3);
+        for (value, expected) in photo.pixels.iter().zip([200u8, 100, 50].iter().cycle()) {
+            assert!(value.abs_diff(*expected) < 6, "{value} for {expected}"); // JPEG loses a little
+        }
+    }
+
+    #[test]
+    fn grey_is_widened_and_transparency_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.png");
+        GrayImage::from_fn(4, 3, |x, y| Luma([(10 * x + y) as u8])).save(&file).unwrap();
+        assert_eq!(decode(&file).unwrap().pixels[..9], [0, 0, 0, 10, 10, 10, 20, 20, 20]);
+        RgbaImage::from_fn(4, 3, |x, y| {
+            let [r, g, b] = pattern(x, y);
+            Rgba([r, g, b, (x * 60) as u8])
+        })
+        .save(&file)
+        .unwrap();
+        assert_eq!(decode(&file).unwrap().pixels[..6], [pattern(0, 0), pattern(1, 0)].concat());
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_never_a_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.jpg");
+        let image = RgbImage::from_fn(64, 48, |x, y| Rgb(pattern(x, y)));
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp] {
+            image.save_with_format(&file, format).unwrap();
+            let whole = fs::read(&file).unwrap();
+            for length in [0, 1, 2, 10, whole.len() / 4, whole.len() / 2, whole.len() * 9 / 10] {
+                fs::write(&file, &whole[..length]).unwrap();
+                let error = decode(&file).map(|_| ()).unwrap_err();
+                assert_eq!(error.kind(), crate::ErrorKind::Data, "{format:?} cut at {length}");
+                let text = error.to_string();
+                assert!(text.contains("a.jpg") && text.contains("skip-broken"), "{text}");
+            }
+            for at in (0..whole.len()).step_by(whole.len() / 60) {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 0xa5;
+                fs::write(&file, damaged).unwrap();
+                let _ = decode(&file); // a damaged pixel may pass, a panic may not
+            }
+        }
+        // Of a JPEG image its last two bytes tell.
+        image.save_with_format(&file, ImageFormat::Jpeg).unwrap();
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..whole.len() - 2]).unwrap();
+        assert!(decode(&file).map(|_| ()).unwrap_err().to_string().contains("cut off"));
+        fs::write(&file, "<html>not found</html>").unwrap();
+        assert!(decode(&file).unwrap_err().to_string().contains("no PNG, JPEG, WebP or BMP"));
+        assert!(decode(dir.path()).unwrap_err().to_string().contains("no regular file"));
+        assert_eq!(decode(&dir.path().join("absent.png")).unwrap_err().kind(), crate::ErrorKind::Io);
+    }
+
+    #[test]
+    fn a_header_that_promises_too_much_is_refused_before_memory_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.bmp");
+        RgbImage::new(4, 4).save(&file).unwrap();
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[18..22].copy_from_slice(&60_000i32.to_le_bytes()); // width
+        bytes[22..26].copy_from_slice(&60_000i32.to_le_bytes()); // height
+        fs::write(&file, bytes).unwrap();
+        let text = decode(&file).unwrap_err().to_string();
+        assert!(text.contains("60000 x 60000 pixels") || text.contains("cannot be decoded"), "{text}");
+    }
+}

@@ -1,0 +1,190 @@
+//! How an image file of any size becomes an input: ImageNet's recipe, whose reference is the ImageNet example of PyTorch with
+//! torchvision's transforms on Pillow images (bilinear, with antialiasing).
+//!
+//! ```text
+//! training    a random part (Window::random), resized to S x S; mirrored with probability 1/2 (see Augment)
+//! evaluation  the shorter side resized to S·256/224, the centre S x S cut out
+//! ```
+
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use gatefold_tensor::random::{Purpose, stream};
+use rand::RngExt;
+
+use super::decode::Photo;
+use super::window::Window;
+use crate::options::{Crop, Resize, SetOptions};
+use crate::{Error, Result};
+
+/// The size of ImageNet's networks, and what an image is resized to for them.
+const USUAL: [u32; 2] = [224, 256];
+
+/// The second stream of an image's augmentation; the first one, 0, draws padding and mirroring.
+const WINDOW: u64 = 1;
+
+/// How an image of any size becomes one of `size` x `size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Recipe {
+    size: u32,
+    resize: Resize,
+    crop: Crop,
+}
+
+impl Recipe {
+    /// The recipe that the options ask for; the input size is within its bounds.
+    pub(crate) fn new(options: &SetOptions) -> Self {
+        let size = options.input_size.map_or(USUAL[0], |size| size as u32);
+        Recipe { size, resize: options.resize.unwrap_or_default(), crop: options.crop.unwrap_or_default() }
+    }
+
+    /// The shape of an input, `[C, H, W]`.
+    pub(crate) fn shape(&self) -> [usize; 3] {
+        [3, self.size as usize, self.size as usize]
+    }
+
+    /// The pixels (`H, W, C`) as they are evaluated.
+    pub(crate) fn evaluation(&self, photo: &Photo) -> Result<Vec<u8>> {
+        let Photo { width, height, .. } = *photo;
+        let side = (f64::from(self.size) * f64::from(USUAL[1]) / f64::from(USUAL[0])).round() as u32;
+        // The longer side is rounded down, as torchvision does.
+        let longer = |shorter: u32, longer: u32| (u64::from(side) * u64::from(longer) / u64::from(shorter)) as u32;
+        let (to_width, to_height) = match self.resize {
+            Resize::Square => (side, side),
+            Resize::Shorter if width <= height => (side, longer(width, height)),
+            Resize::Shorter => (longer(height, width), side),
+        };
+        let centre = Window::centre(to_width, to_height, self.size);
+        if self.resize == Resize::Shorter && u64::from(to_width) * u64::from(to_height) > MAX_RESIZED {
+            // A strip of pixels: only what lies near its centre is looked at.
+            return self.strip(photo, side);
+        }
+        let whole = Window { left: 0, top: 0, width, height };
+        let resized = resize(photo, whole, to_width, to_height)?;
+        Ok(cut(&resized, to_width, centre))
+    }
+
+    /// An image so long that resizing all of it would take absurd memory: its centre square, resized.
+    fn strip(&self, photo: &Photo, side: u32) -> Result<Vec<u8>> {
+        let short = photo.width.min(photo.height);
+        let square =
+            Window { left: (photo.width - short) / 2, top: (photo.height - short) / 2, width: short, height: short };
+        let resized = resize(photo, square, side, side)?;
+        Ok(cut(&resized, side, Window::centre(side, side, self.size)))
+    }
+
+    /// The pixels (`H, W, C`) for training, of the part that `(seed, epoch, index)` names.
+    pub(crate) fn training(&self, photo: &Photo, seed: u64, epoch: u64, index: usize) -> Result<Vec<u8>> {
+        match self.crop {
+            Crop::Centre => self.evaluation(photo),
+            Crop::Resized => {
+                let mut rng = stream(seed, Purpose::Augment, epoch, index as u64);
+                rng.set_stream(WINDOW);
+                let window = Window::random(photo.width, photo.height, || rng.random());
+                self.part(photo, window)
+            }
+        }
+    }
+
+    /// A part of the image, resized to the input.
+    pub(crate) fn part(&self, photo: &Photo, window: Window) -> Result<Vec<u8>> {
+        resize(photo, window, self.size, self.size)
+    }
+}
+
+/// Pixels of a resized image beyond which only its centre is made.
+const MAX_RESIZED: u64 = 64_000_000;
+
+/// A part of an image resized by the bilinear filter, whose support grows with the reduction (antialiasing), as Pillow's does.
+fn resize(photo: &Photo, window: Window, width: u32, height: u32) -> Result<Vec<u8>> {
+    let failed = |why: String| Error::invalid("resize", why);
+    let source =
+        ImageRef::new(photo.width, photo.height, &photo.pixels, PixelType::U8x3).map_err(|e| failed(e.to_string()))?;
+    if (window.width, window.height) == (width, height) {
+        return Ok(cut(&photo.pixels, photo.width, window));
+    }
+    let part = CroppedImage::new(&source, window.left, window.top, window.width, window.height)
+        .map_err(|e| failed(e.to_string()))?;
+    let mut resized = Image::new(width, height, PixelType::U8x3);
+    let bilinear = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    Resizer::new().resize(&part, &mut resized, &bilinear).map_err(|e| failed(e.to_string()))?;
+    Ok(resized.into_vec())
+}
+
+/// The pixels of `window` out of an image `width` pixels wide.
+fn cut(pixels: &[u8], width: u32, window: Window) -> Vec<u8> {
+    let row = |y: u32| {
+        let first = 3 * (y as usize * width as usize + window.left as usize);
+        &pixels[first..][..3 * window.width as usize]
+    };
+    (window.top..window.top + window.height).flat_map(row).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gradient(width: u32, height: u32) -> Photo {
+        let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 77])).collect();
+        Photo { width, height, pixels }
+    }
+
+    fn recipe(size: usize) -> Recipe {
+        Recipe::new(&SetOptions { input_size: Some(size), ..SetOptions::default() })
+    }
+
+    #[test]
+    fn an_image_of_the_resized_size_is_only_cut() {
+        let photo = gradient(100, 64); // 64 is 56·256/224
+        let input = recipe(56).evaluation(&photo).unwrap();
+        assert_eq!(input.len(), 3 * 56 * 56);
+        assert_eq!(input[..6], [22, 4, 77, 23, 4, 77]);
+        assert_eq!(input[3 * 56 * 56 - 3..], [77, 59, 77]);
+    }
+
+    #[test]
+    fn any_size_becomes_the_input_size() {
+        for (width, height) in [(1, 1), (1, 50), (50, 1), (7, 300), (301, 200), (224, 224), (1, 40_000)] {
+            let photo = gradient(width, height);
+            for resize in [Resize::Shorter, Resize::Square] {
+                let recipe = Recipe { resize, ..recipe(32) };
+                assert_eq!(recipe.evaluation(&photo).unwrap().len(), 3 * 32 * 32, "{width} x {height}");
+                assert_eq!(recipe.training(&photo, 1, 2, 3).unwrap().len(), 3 * 32 * 32, "{width} x {height}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_plain_image_stays_plain() {
+        let photo = Photo { width: 90, height: 70, pixels: [200, 3, 255].repeat(90 * 70) };
+        for input in [recipe(32).evaluation(&photo).unwrap(), recipe(32).training(&photo, 0, 0, 0).unwrap()] {
+            assert!(input.chunks(3).all(|pixel| pixel == [200, 3, 255]));
+        }
+    }
+
+    #[test]
+    fn squeezing_shows_all_of_an_image_at_each_side() {
+        let photo = gradient(250, 50);
+        let square = Recipe { resize: Resize::Square, ..recipe(224) }.evaluation(&photo).unwrap();
+        let shorter = recipe(224).evaluation(&photo).unwrap();
+        let columns = |input: &[u8]| (input[0], input[3 * 223]);
+        // The centre 224 of 256 columns that show 250.
+        assert!(
+            columns(&square).0.abs_diff(15) <= 1 && columns(&square).1.abs_diff(234) <= 1,
+            "{:?}",
+            columns(&square)
+        );
+        assert!(columns(&shorter).0 > 100 && columns(&shorter).1 < 150, "{:?}", columns(&shorter));
+    }
+
+    #[test]
+    fn the_part_shown_belongs_to_seed_epoch_and_image() {
+        let (photo, recipe) = (gradient(200, 150), recipe(24));
+        let shown = |seed, epoch, index| recipe.training(&photo, seed, epoch, index).unwrap();
+        assert_eq!(shown(1, 2, 3), shown(1, 2, 3));
+        assert!(
+            shown(1, 2, 3) != shown(2, 2, 3) && shown(1, 2, 3) != shown(1, 3, 3) && shown(1, 2, 3) != shown(1, 2, 4)
+        );
+        let centre = Recipe { crop: Crop::Centre, ..recipe };
+        assert_eq!(centre.training(&photo, 1, 2, 3).unwrap(), centre.evaluation(&photo).unwrap());
+    }
+}
