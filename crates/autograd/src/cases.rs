@@ -8,7 +8,7 @@ use gatefold_tensor::kernels::pool::Window;
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Result, Shape, Tensor};
 
-use crate::{GradCheck, GradCheckError, NormBy, Report, Var};
+use crate::{GradCheck, GradCheckError, NormBy, Report, SiteLayer, Var};
 
 /// A function of some inputs, whose gradient with respect to each of them can be checked.
 pub struct Case {
@@ -52,7 +52,16 @@ impl Case {
 
 /// All cases, those of an operation one after another.
 pub fn all() -> Vec<Case> {
-    let groups = [convolutions(), compositions(), normalisations(), pools(), dense(), pointwise(), rearrangements()];
+    let groups = [
+        convolutions(),
+        compositions(),
+        normalisations(),
+        folded_sites(),
+        pools(),
+        dense(),
+        pointwise(),
+        rearrangements(),
+    ];
     groups.into_iter().flatten().collect()
 }
 
@@ -195,6 +204,61 @@ fn normalisations() -> Vec<Case> {
             v[0].pending_norm(NormBy::Given(&mean, &var), &v[1], &v[2], 1e-5, Rectifier::Identity)
         }),
     ]
+}
+
+fn folded_sites() -> Vec<Case> {
+    // x, then W, γ, β of the bypass, W_1 and W_2, then the gates; or gates from the map's own means.
+    let site = |name, [n, c, o, m, h, w]: [usize; 6], bypass: bool, gates: Gates, rectifier: Rectifier| {
+        let mut inputs = vec![random([n, c, h, w])];
+        for (rows, columns) in [(o, c), (m, c), (o, m)].into_iter().skip(usize::from(!bypass)) {
+            inputs.extend([random([rows, columns, 1, 1]), random([rows]).map(|v| v + 0.3), random([rows])]);
+        }
+        match gates {
+            Gates::None => {}
+            Gates::Given => inputs.push(random([n, m])),
+            Gates::OfTheMeans => inputs.push(random([m, c])),
+        }
+        Case::new("folded_site", name, inputs, move |v| {
+            let layer = |i: usize| SiteLayer {
+                weight: v[i].clone(),
+                gamma: v[i + 1].clone(),
+                beta: v[i + 2].clone(),
+                eps: 1e-5,
+            };
+            let moments = v[0].sample_moments(gates != Gates::None)?;
+            let branch = if bypass { 4 } else { 1 };
+            let a = match gates {
+                Gates::None => None,
+                Gates::Given => Some(v[branch + 6].clone()),
+                Gates::OfTheMeans => Some(moments.mean()?.linear(&v[branch + 6], None)?.sigmoid()),
+            };
+            let layers = (bypass.then(|| layer(1)), layer(branch), layer(branch + 3));
+            Ok(moments.folded_site((layers.0.as_ref(), &layers.1, &layers.2), a.as_ref(), rectifier)?.0)
+        })
+    };
+    let moments = |name, x, per_sample| {
+        Case::new("sample_moments", name, [random(x)], move |v| Ok(v[0].sample_moments(per_sample)?.all()))
+    };
+    vec![
+        moments("for each sample", [3, 4, 2, 5], true),
+        moments("of the batch", [2, 3, 4, 3], false),
+        site("no gate", [2, 3, 4, 5, 3, 2], true, Gates::None, Rectifier::Relu),
+        site("no gate, no bypass", [2, 3, 2, 4, 2, 3], false, Gates::None, Rectifier::Identity),
+        site("gates", [3, 4, 3, 5, 3, 2], true, Gates::Given, Rectifier::Identity),
+        site("gates of the means", [3, 4, 5, 6, 2, 3], true, Gates::OfTheMeans, Rectifier::Relu),
+        site("gates of the means, no bypass", [2, 5, 3, 4, 3, 3], false, Gates::OfTheMeans, Rectifier::Relu6),
+        site("one position", [4, 3, 2, 3, 1, 1], true, Gates::OfTheMeans, Rectifier::Identity),
+        site("one sample", [1, 3, 4, 2, 3, 4], true, Gates::OfTheMeans, Rectifier::Relu),
+        site("one channel", [2, 1, 1, 1, 3, 2], true, Gates::Given, Rectifier::Identity),
+    ]
+}
+
+/// Where the gates of a folded site come from.
+#[derive(Clone, Copy, PartialEq)]
+enum Gates {
+    None,
+    Given,
+    OfTheMeans,
 }
 
 /// Convolution, its statistics, a pending batch norm, and `read` of that, whose kernels have `weights` elements.

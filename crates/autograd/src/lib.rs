@@ -23,11 +23,13 @@ pub mod cases;
 mod gradcheck;
 mod gradient;
 mod ops;
+pub mod profile;
 mod tape;
 mod var;
 
 pub use gradcheck::{GradCheck, GradCheckError, Report, Worst, gradcheck};
 pub use gradient::Gradient;
 pub use ops::batch_norm::{BatchNormStats, NormBy};
+pub use ops::folded_site::{SampleMoments, SiteLayer};
 pub use tape::{Gradients, Op, Sink, Tape};
 pub use var::Var;

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use gatefold_tensor::kernels::pending::{MaskedGrad, Pending};
-use gatefold_tensor::{Error, Real, Result, Tensor};
+use gatefold_tensor::{Error, Real, Result, Shape, Tensor};
 
 use crate::var::Value;
-use crate::{Gradient, Var};
+use crate::{Gradient, Var, profile};
 
 /// An operation that was recorded. It owns what its derivative needs and is consumed by the sweep.
 // ANCHOR: op
@@ -38,7 +38,7 @@ enum Entry<T: Real> {
     /// Given from outside; here a gradient stays.
     Leaf,
     /// By an op, from the values at these places of the tape; `None` for a constant.
-    Made { op: Box<dyn Op<T>>, inputs: Vec<Option<usize>> },
+    Made { op: Box<dyn Op<T>>, inputs: Vec<Option<usize>>, shape: Shape },
     /// By an op that a sweep has consumed.
     Swept,
 }
@@ -93,7 +93,10 @@ impl<T: Real> Tape<T> {
             return Var::unrecorded(value);
         };
         let inputs = inputs.iter().map(|x| x.and_then(Var::place)).collect();
-        tape.push(value, Entry::Made { op: Box::new(op()), inputs })
+        let op = op();
+        profile::lap::<T>(op.name(), false, value.shape());
+        let shape = *value.shape();
+        tape.push(value, Entry::Made { op: Box::new(op), inputs, shape })
     }
 
     /// The sweep: sends `dy` back from the value at `place` to the leaves.
@@ -102,6 +105,7 @@ impl<T: Real> Tape<T> {
         let mut of: Vec<Option<Gradient<T>>> = Vec::new();
         of.resize_with(place + 1, || None);
         of[place] = Some(Gradient::plain(dy));
+        profile::skip();
         for place in (0..=place).rev() {
             if of[place].is_none() {
                 continue;
@@ -113,11 +117,13 @@ impl<T: Real> Tape<T> {
                 }
                 std::mem::replace(entry, Entry::Swept)
             };
-            let Entry::Made { op, inputs } = made else {
+            let Entry::Made { op, inputs, shape } = made else {
                 return Err(Error::invalid("backward", "this part of the tape was swept already"));
             };
             let dy = of[place].take().expect("checked above");
+            let name = op.name();
             op.backward_pending(dy, &mut Sink { inputs: &inputs, of: &mut of })?;
+            profile::lap::<T>(name, true, &shape);
         }
         Ok(Gradients { of })
     }

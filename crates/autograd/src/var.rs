@@ -25,6 +25,16 @@ pub(crate) enum Value<T: Real> {
     Pending(Rc<(Pending<T>, OnceCell<Tensor<T>>)>),
 }
 
+impl<T: Real> Value<T> {
+    /// The logical shape.
+    pub fn shape(&self) -> &Shape {
+        match self {
+            Value::Made(value) => value.shape(),
+            Value::Pending(pending) => pending.0.z.shape(),
+        }
+    }
+}
+
 impl<T: Real> From<Pending<T>> for Value<T> {
     fn from(map: Pending<T>) -> Self {
         Value::Pending(Rc::new((map, OnceCell::new())))
@@ -63,10 +73,7 @@ impl<T: Real> Var<T> {
 
     /// The value's logical shape.
     pub fn shape(&self) -> &Shape {
-        match &self.value {
-            Value::Made(value) => value.shape(),
-            Value::Pending(pending) => pending.0.z.shape(),
-        }
+        self.value.shape()
     }
 
     pub(crate) fn tape(&self) -> Option<&Tape<T>> {

@@ -63,7 +63,17 @@ impl<T: Real> Attention<T> {
 impl<T: Real> Module<T> for Attention<T> {
     /// `x [N,Cin,H,W]` → `a [N,m]`.
     fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
-        let h = self.fc1.forward(cx, &x.global_avg_pool()?)?.relu();
+        self.gates(cx, &x.global_avg_pool()?)
+    }
+}
+
+impl<T: Real> Attention<T> {
+    /// From the means over positions `[N,Cin]` → `a [N,m]`.
+    ///
+    /// # Errors
+    /// If there are not Cin means.
+    pub fn gates(&self, cx: &Cx<T>, means: &Var<T>) -> Result<Var<T>> {
+        let h = self.fc1.forward(cx, means)?.relu();
         let o = self.fc2.forward(cx, &h)?;
         match self.gate {
             Gate::Sigmoid => Ok(o.sigmoid()),

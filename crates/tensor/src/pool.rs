@@ -3,6 +3,10 @@
 //! A training step makes the same maps again and again. Asking the system for them each time costs more than computing
 //! them, because fresh pages must be cleared and mapped one by one.
 
+#![allow(unsafe_code, reason = "large buffers are allocated by alignment and given to the system as huge pages")]
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,20 +14,105 @@ use crate::Real;
 
 /// Smaller buffers are left to the allocator, which keeps them by itself.
 const SMALLEST: usize = 1 << 12;
-/// Idle bytes the pool keeps at most; beyond that the buffer that waits longest is freed.
-const MOST_IDLE: usize = 128 << 20;
 
-/// The idle buffers of one element type, the one that waits longest first.
+/// A huge page. Maps of several megabytes on ordinary pages cost a miss of the address cache every few rows.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// A run of elements: a vector from outside, or one of the pool's own on huge pages.
+pub(crate) enum Memory<T> {
+    Vector(Vec<T>),
+    Huge(Huge<T>),
+}
+
+impl<T: Real> Memory<T> {
+    fn new(len: usize) -> Self {
+        if len * size_of::<T>() < HUGE_PAGE {
+            Memory::Vector(vec![T::zero(); len])
+        } else {
+            Memory::Huge(Huge::new(len))
+        }
+    }
+
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Memory::Vector(vector) => vector,
+            // SAFETY: `len` elements were allocated and written.
+            Memory::Huge(huge) => unsafe { std::slice::from_raw_parts(huge.at.as_ptr(), huge.len) },
+        }
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        match self {
+            Memory::Vector(vector) => vector,
+            // SAFETY: `len` elements were allocated and written, and nobody else has them.
+            Memory::Huge(huge) => unsafe { std::slice::from_raw_parts_mut(huge.at.as_ptr(), huge.len) },
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+}
+
+/// Elements on whole huge pages.
+pub(crate) struct Huge<T> {
+    at: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: it owns its elements, as a `Vec` does.
+unsafe impl<T: Send> Send for Huge<T> {}
+// SAFETY: shared access only reads.
+unsafe impl<T: Sync> Sync for Huge<T> {}
+
+impl<T: Real> Huge<T> {
+    fn layout(len: usize) -> Layout {
+        let bytes = (len * size_of::<T>()).next_multiple_of(HUGE_PAGE);
+        Layout::from_size_align(bytes, HUGE_PAGE).expect("a tensor's size fits the address space")
+    }
+
+    fn new(len: usize) -> Self {
+        let layout = Self::layout(len);
+        // SAFETY: the size is not zero; every element is written before it is read; the advice changes no contents.
+        unsafe {
+            let Some(at) = NonNull::new(alloc(layout).cast::<T>()) else { handle_alloc_error(layout) };
+            #[cfg(all(target_os = "linux", not(miri)))]
+            libc::madvise(at.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE);
+            at.as_ptr().write_bytes(0, len); // zero bytes are the number zero
+            Huge { at, len }
+        }
+    }
+}
+
+impl<T> Drop for Huge<T> {
+    fn drop(&mut self) {
+        let bytes = (self.len * size_of::<T>()).next_multiple_of(HUGE_PAGE);
+        // SAFETY: allocated with the same layout, and elements are plain numbers.
+        unsafe { dealloc(self.at.as_ptr().cast(), Layout::from_size_align_unchecked(bytes, HUGE_PAGE)) };
+    }
+}
+
+/// The idle buffers of one element type: never more than half again of what was ever in use at once. (A buffer may serve
+/// a smaller map, so that a step needs more buffers than it has maps alive.)
 pub struct Pool<T> {
-    idle: Mutex<Vec<Vec<T>>>,
+    state: Mutex<State<T>>,
     allocated: AtomicUsize,
+}
+
+struct State<T> {
+    /// The one that waits longest first.
+    idle: Vec<Memory<T>>,
+    /// Elements handed out, now and at most.
+    used: usize,
+    most_used: usize,
 }
 
 impl<T: Real> Pool<T> {
     /// An empty pool.
     #[must_use]
     pub const fn new() -> Self {
-        Pool { idle: Mutex::new(Vec::new()), allocated: AtomicUsize::new(0) }
+        let state = State { idle: Vec::new(), used: 0, most_used: 0 };
+        Pool { state: Mutex::new(state), allocated: AtomicUsize::new(0) }
     }
 
     /// How many large buffers have been asked of the system so far.
@@ -32,39 +121,41 @@ impl<T: Real> Pool<T> {
     }
 
     /// At least `len` elements of any value: the smallest idle buffer that is not twice as large, or a new one.
-    pub(crate) fn take(&self, len: usize) -> Vec<T> {
+    pub(crate) fn take(&self, len: usize) -> Memory<T> {
         if len < SMALLEST {
-            return vec![T::zero(); len];
+            return Memory::new(len);
         }
-        let mut idle = self.lock();
-        let fits = |buffer: &Vec<T>| (len..2 * len).contains(&buffer.len());
-        let best = idle.iter().enumerate().filter(|(_, b)| fits(b)).min_by_key(|(_, b)| b.len()).map(|(at, _)| at);
-        match best {
-            Some(at) => idle.remove(at),
-            None => {
-                drop(idle);
-                self.allocated.fetch_add(1, Ordering::Relaxed);
-                vec![T::zero(); len]
-            }
-        }
+        let mut state = self.lock();
+        let fits = |buffer: &Memory<T>| (len..2 * len).contains(&buffer.len());
+        let candidates = state.idle.iter().enumerate().filter(|(_, buffer)| fits(buffer));
+        let best = candidates.min_by_key(|(_, buffer)| buffer.len()).map(|(at, _)| at);
+        let buffer = best.map(|at| state.idle.remove(at));
+        state.used += buffer.as_ref().map_or(len, Memory::len);
+        state.most_used = state.most_used.max(state.used);
+        drop(state);
+        buffer.unwrap_or_else(|| {
+            self.allocated.fetch_add(1, Ordering::Relaxed);
+            Memory::new(len)
+        })
     }
 
-    /// Takes a buffer back.
-    pub(crate) fn give(&self, buffer: Vec<T>) {
+    /// Takes back a buffer of [`take`](Self::take).
+    pub(crate) fn give(&self, buffer: Memory<T>) {
         if buffer.len() < SMALLEST {
             return;
         }
-        let mut idle = self.lock();
-        idle.push(buffer);
-        let bytes = |idle: &[Vec<T>]| idle.iter().map(|b| size_of::<T>() * b.len()).sum::<usize>();
-        while bytes(&idle) > MOST_IDLE {
-            idle.remove(0);
+        let mut state = self.lock();
+        state.used -= buffer.len();
+        state.idle.push(buffer);
+        let mut elements: usize = state.idle.iter().map(Memory::len).sum();
+        while elements > state.most_used + state.most_used / 2 {
+            elements -= state.idle.remove(0).len();
         }
     }
 
     /// A panic elsewhere cannot leave the list half changed, so a poisoned lock is as good as any.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Vec<T>>> {
-        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -102,10 +193,10 @@ mod tests {
     fn a_buffer_given_back_is_handed_out_again() {
         let pool = Pool::<f32>::new();
         let first = pool.take(10_000);
-        let at = first.as_ptr();
+        let at = first.as_slice().as_ptr();
         pool.give(first);
         let second = pool.take(9_000);
-        assert_eq!((second.as_ptr(), second.len(), pool.allocated()), (at, 10_000, 1));
+        assert_eq!((second.as_slice().as_ptr(), second.len(), pool.allocated()), (at, 10_000, 1));
         pool.give(second);
         assert_eq!(pool.take(5_000).len(), 5_000); // ten thousand would be a waste
         assert_eq!(pool.take(10_001).len(), 10_001);
@@ -113,13 +204,23 @@ mod tests {
     }
 
     #[test]
+    fn large_buffers_lie_on_whole_huge_pages() {
+        let mut memory = Memory::<f64>::new(1_000_003);
+        assert!(matches!(memory, Memory::Huge(_)));
+        assert_eq!(memory.as_slice().as_ptr() as usize % HUGE_PAGE, 0);
+        assert!(memory.as_slice().iter().all(|&v| v == 0.0));
+        memory.as_mut_slice()[1_000_002] = 1.0;
+        assert_eq!((memory.len(), memory.as_slice()[1_000_002]), (1_000_003, 1.0));
+    }
+
+    #[test]
     fn the_pool_does_not_hoard() {
         let pool = Pool::<f64>::new();
-        let half = MOST_IDLE / size_of::<f64>() / 2;
-        for len in [half, half + 2, half + 1] {
-            pool.give(vec![0.0; len]);
+        for len in [10_000, 25_000, 60_000] {
+            pool.give(pool.take(len));
         }
-        let idle: Vec<usize> = pool.lock().iter().map(Vec::len).collect();
-        assert_eq!(idle, [half + 1]);
+        let state = pool.lock();
+        let idle: Vec<usize> = state.idle.iter().map(Memory::len).collect();
+        assert_eq!((idle, state.used, state.most_used), (vec![25_000, 60_000], 0, 60_000)); // of 95,000 at most 90,000
     }
 }

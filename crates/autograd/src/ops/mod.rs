@@ -7,6 +7,7 @@ mod compose_kernels;
 mod concat;
 mod conv2d;
 mod cross_entropy;
+pub(crate) mod folded_site;
 mod linear;
 mod matmul;
 mod pool;

@@ -12,27 +12,43 @@
 //!
 //! MAConv folds exactly to one convolution, MDConv to a compact dynamic site, (md.5) not at all.
 
-use gatefold_autograd::Var;
+use gatefold_autograd::{SiteLayer, Var};
 use gatefold_tensor::kernels::compose::compose_kernels;
 use gatefold_tensor::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{CompactDynamic, Cost, FoldError, Folded, FoldedConv, Site, SiteSpec, TrainedSite};
-use crate::{Activation, Attention, BatchNorm2d, Conv2d, Cx, Gate, Init, Module, Walk, fold, walk_fields};
+use crate::{Activation, Attention, BatchNorm2d, Conv2d, Cx, Gate, Init, Mode, Module, Walk, fold, walk_fields};
 
 /// The form in which a multi-layer convolution trains.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// Every convolution with its batch norm, (md.1).
-    #[default]
     Expanded,
+    /// The same function of the same parameters, computed as one affine map (ft.1 to ft.8); pointwise sites only.
+    Folded,
+    /// Folded or expanded, whichever costs less for the map at hand.
+    #[default]
+    Auto,
     /// One batch norm after the sum, (md.2).
     ExpandedBnAfter,
     /// One convolution with a composed kernel, (md.3).
     Compact,
     /// The same with a composed bias, (md.4).
     CompactBias,
+}
+
+impl Form {
+    /// Whether each convolution has a batch norm of its own.
+    fn has_inner_norms(self) -> bool {
+        matches!(self, Form::Expanded | Form::Folded | Form::Auto)
+    }
+}
+
+/// Whether a site reads each pixel by itself, so that moments of the map tell all batch statistics.
+fn is_pointwise(spec: &SiteSpec) -> bool {
+    (spec.kernel, spec.stride, spec.padding, spec.groups) == (1, 1, 0, 1)
 }
 
 /// What stands between the two convolutions of the branch.
@@ -82,7 +98,7 @@ pub struct MdConv {
 
 impl Default for MaConv {
     fn default() -> Self {
-        MaConv { m: 20, bypass: true, activation: BranchActivation::Gate, form: Form::Expanded }
+        MaConv { m: 20, bypass: true, activation: BranchActivation::Gate, form: Form::Auto }
     }
 }
 
@@ -189,7 +205,11 @@ impl<T: Real> MultiLayer<T> {
             let groups = spec.groups;
             return Err(Error::invalid("multi-layer", format!("m = {m} must be a multiple of {groups} groups")));
         }
-        let (bias, inner) = (form == Form::CompactBias, form == Form::Expanded);
+        let (bias, inner) = (form == Form::CompactBias, form.has_inner_norms());
+        if form == Form::Folded && !(is_pointwise(&spec) && activation == BranchActivation::Gate) {
+            let why = format!("{spec} cannot train folded: only 1x1 sites with a gate can; use form auto or expanded");
+            return Err(Error::invalid("multi-layer", why));
+        }
         let norm = |channels, wanted: bool| wanted.then(|| BatchNorm2d::new(channels));
         let conv = |spec: &SiteSpec| Conv2d::new(spec, bias, init);
         Ok(MultiLayer {
@@ -208,6 +228,49 @@ impl<T: Real> MultiLayer<T> {
                 Attention::new(spec.cin, hidden, m, options.gate, options.temperature, init)
             }),
             bn: norm(spec.cout, !inner),
+        })
+    }
+
+    /// (ft.1) to (ft.7): the output of (md.1) in training, with its activation.
+    // ANCHOR: folded
+    fn folded(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
+        let moments = x.sample_moments(self.attention.is_some())?;
+        let a = self.attention.as_ref().map(|attention| attention.gates(cx, &moments.mean()?)).transpose()?;
+        let layer = |conv: &Conv2d<T>, bn: &BatchNorm2d<T>| SiteLayer {
+            weight: conv.weight.var(cx),
+            gamma: bn.weight.var(cx),
+            beta: bn.bias.var(cx),
+            eps: bn.eps,
+        };
+        let Branch { conv1, bn1: Some(bn1), conv2, bn2: Some(bn2) } = &self.branch else {
+            return Err(Error::invalid("multi-layer", "the folded form has a batch norm behind each convolution"));
+        };
+        let bypass = self.bypass.as_ref().and_then(|bypass| Some((&bypass.conv, bypass.bn.as_ref()?)));
+        let layers = (bypass.map(|(conv, bn)| layer(conv, bn)), layer(conv1, bn1), layer(conv2, bn2));
+        let (y, stats) =
+            moments.folded_site((layers.0.as_ref(), &layers.1, &layers.2), a.as_ref(), activation.into())?;
+        for (bn, stats) in [bypass.map(|(_, bn)| bn), Some(bn1), Some(bn2)].into_iter().zip(&stats) {
+            if let (Some(bn), Some(stats)) = (bn, stats) {
+                cx.record(bn, stats);
+            }
+        }
+        Ok(y)
+    }
+    // ANCHOR_END: folded
+
+    /// Whether this pass is computed folded: in training, where the batch's own statistics are used.
+    fn trains_folded(&self, cx: &Cx<T>, x: &Var<T>) -> Result<bool> {
+        let [n, _, h, w] = x.shape()[..] else { return Ok(false) };
+        if cx.mode() != Mode::Train || !is_pointwise(&self.spec) || self.activation == BranchActivation::Relu {
+            return Ok(false);
+        }
+        Ok(match self.form {
+            Form::Folded => true,
+            Form::Auto => {
+                let m = self.branch.conv1.weight.value.shape()[0];
+                folding_pays(&self.spec, m, self.attention.is_some(), [n, h * w])
+            }
+            _ => false,
         })
     }
 
@@ -301,6 +364,25 @@ pub(super) struct Parts<T: Real> {
     pub b: Tensor<T>,
 }
 
+/// Whether a training step of n samples with P positions costs less folded than expanded: multiply-accumulates by what
+/// one costs in each kind of loop, and passes over memory, in nanoseconds on one core.
+// ANCHOR: folding_pays
+fn folding_pays(spec: &SiteSpec, m: usize, gated: bool, [n, p]: [usize; 2]) -> bool {
+    /// A multiply-accumulate of a product over pixels.
+    const PIXEL: f64 = 0.02;
+    /// One of a sample's small matrices.
+    const SMALL: f64 = 0.05;
+    /// One element of a pass over a map.
+    const PASS: f64 = 0.25;
+    let [c, o, m, n, p] = [spec.cin, spec.cout, m, n, p].map(|v| v as f64);
+    let expanded = n * p * (3.0 * PIXEL * (c * o + m * (c + o)) + PASS * (3.0 * c + 8.0 * o + 8.0 * m));
+    let samples = if gated { n } else { 1.0 };
+    let small = 3.0 * m * c * o + 2.0 * c * c * o;
+    let folded = n * p * (PIXEL * (3.0 * c * o + 2.0 * c * c) + PASS * (3.0 * c + 3.0 * o)) + SMALL * samples * small;
+    folded < expanded
+}
+// ANCHOR_END: folding_pays
+
 /// One convolution with a composed kernel, per sample where `a` is given (paper 2.5): kernels `(W_b, W_1, W_2)`, biases
 /// `(b_1, b_b + b_2)`.
 pub(super) fn generated_conv<T: Real>(
@@ -349,8 +431,11 @@ impl<T: Real> Site<T> for MultiLayer<T> {
     }
 
     fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
+        if self.trains_folded(cx, x)? {
+            return self.folded(cx, x, activation);
+        }
         let y = match self.form {
-            Form::Expanded | Form::ExpandedBnAfter => self.expanded(cx, x)?,
+            Form::Expanded | Form::ExpandedBnAfter | Form::Folded | Form::Auto => self.expanded(cx, x)?,
             Form::Compact | Form::CompactBias => self.compact(cx, x)?,
         };
         match &self.bn {
@@ -367,7 +452,7 @@ impl<T: Real> Site<T> for MultiLayer<T> {
             cost.coefficients = m;
         }
         match self.form {
-            Form::Expanded | Form::ExpandedBnAfter => {
+            Form::Expanded | Form::ExpandedBnAfter | Form::Folded | Form::Auto => {
                 cost.macs += branch_macs(spec, m, self.attention.is_some(), input)?;
                 cost.macs += if self.bypass.is_some() { spec.macs(input)? } else { 0 };
             }

@@ -7,6 +7,7 @@ pub mod compose;
 pub mod concat;
 pub mod conv;
 pub mod cross_entropy;
+pub mod folded;
 pub mod gemm;
 pub mod linear;
 pub mod matmul;

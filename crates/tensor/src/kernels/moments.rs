@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::tile::load;
+use super::tile::lanes;
 use crate::Real;
 use crate::kernels::rows::{add_column_sums, block, fold, widen};
 use crate::simd::Vector;
@@ -133,18 +133,38 @@ impl<T: Real> RowMoments<T> {
         self.count += rows.len() / c;
         for at in (0..c).step_by(V::LANES) {
             let n = V::LANES.min(c - at);
-            let row = rows[at..].as_ptr();
             // SAFETY: `n` elements from `at` on lie inside every row and inside the vectors of length C.
             unsafe {
-                let pivot = load::<T, V>(self.pivot.as_ptr().add(at), n);
-                let (mut first, mut second) = ([V::splat(T::zero()); 2], [V::splat(T::zero()); 2]);
-                for i in 0..rows.len() / c {
-                    let d = load::<T, V>(row.add(i * c), n).sub(pivot);
-                    first[i % 2] = first[i % 2].add(d);
-                    second[i % 2] = d.mul_add(d, second[i % 2]);
+                if n == V::LANES {
+                    self.add_channels::<V, true>(rows, at, n);
+                } else {
+                    self.add_channels::<V, false>(rows, at, n);
                 }
-                self.sums.add_lanes(at, n, first[0].add(first[1]), second[0].add(second[1]));
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_channels<V: Vector<T>, const FULL: bool>(&mut self, rows: &[T], at: usize, n: usize) {
+        let c = self.sums.first.len();
+        let (pixels, row) = (rows.len() / c, rows[at..].as_ptr());
+        // SAFETY: the caller has checked the extents.
+        unsafe {
+            let pivot = lanes::<T, V, FULL>(self.pivot.as_ptr().add(at), n);
+            let zero = V::splat(T::zero());
+            // Two sums each: an addition need not wait for the one before it.
+            let (mut first, mut second) = ([zero; 2], [zero; 2]);
+            for pair in (0..pixels).step_by(2) {
+                for half in 0..2 {
+                    if pair + half == pixels {
+                        break;
+                    }
+                    let d = lanes::<T, V, FULL>(row.add((pair + half) * c), n).sub(pivot);
+                    first[half] = first[half].add(d);
+                    second[half] = d.mul_add(d, second[half]);
+                }
+            }
+            self.sums.add_lanes(at, n, first[0].add(first[1]), second[0].add(second[1]));
         }
     }
 

@@ -12,10 +12,14 @@
 
 use super::batch_norm::BatchStats;
 use super::moments::Sums;
-use super::tile::{load, store};
+use super::tile::{lanes, store_lanes};
 use crate::parallel::split;
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
+
+/// Elements that a load is ahead of itself: maps come from beyond the second cache, and blocks are too short for the
+/// processor to see where they lead.
+const AHEAD: usize = 1024;
 
 /// The rectifier of a pending map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,21 +34,13 @@ pub enum Rectifier {
 }
 
 impl Rectifier {
-    /// Its lower and upper end, if it has any.
-    pub(crate) fn bounds<T: Real>(self) -> Option<(T, T)> {
-        match self {
-            Rectifier::Identity => None,
-            Rectifier::Relu => Some((T::zero(), T::infinity())),
-            Rectifier::Relu6 => Some((T::zero(), T::of(6.0))),
-        }
-    }
-
+    /// Its lower and upper end: loops clamp without asking which rectifier it is.
     #[inline(always)]
-    pub(crate) fn apply<T: Real, V: Vector<T>>(self, x: V) -> V {
+    pub(crate) fn bounds<T: Real>(self) -> [T; 2] {
         match self {
-            Rectifier::Identity => x,
-            Rectifier::Relu => x.max(V::splat(T::zero())),
-            Rectifier::Relu6 => x.max(V::splat(T::zero())).min(V::splat(T::of(6.0))),
+            Rectifier::Identity => [T::neg_infinity(), T::infinity()],
+            Rectifier::Relu => [T::zero(), T::infinity()],
+            Rectifier::Relu6 => [T::zero(), T::of(6.0)],
         }
     }
 }
@@ -167,75 +163,138 @@ impl<'a, T: Real> Loader<'a, T> {
 
     /// Makes `pixels` pixels, the rows `stride ≥ C` apart in `out` with zeros behind the channels; `minus [C]` is
     /// subtracted at the end.
+    // ANCHOR: load
     #[inline(always)]
     pub fn load<V: Vector<T>>(&self, first: usize, pixels: usize, minus: Option<&[T]>, out: &mut [T], stride: usize) {
         let c = self.c;
         let data = &self.data[first * c..(first + pixels) * c];
         assert!(stride >= c && out.len() >= pixels * stride && minus.is_none_or(|m| m.len() == c));
-        if stride == c && self.norm.is_none() && minus.is_none() {
+        if self.norm.is_none() && minus.is_none() && stride == c {
             return out[..data.len()].copy_from_slice(data);
         }
         for at in (0..stride).step_by(V::LANES) {
-            let (n, space) = (V::LANES.min(c.saturating_sub(at)), V::LANES.min(stride - at));
-            // SAFETY: the slices hold `pixels` rows of C and of `stride` elements; where `n` is 0 nothing is read.
+            let lanes = Lanes { at, read: V::LANES.min(c.saturating_sub(at)), write: V::LANES.min(stride - at) };
+            // SAFETY: the slices hold `pixels` rows of C and of `stride` elements; where nothing is to be read, nothing is.
             unsafe {
-                let (from, to) = (data.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
-                let minus = minus.map(|minus| load::<T, V>(minus.as_ptr().wrapping_add(at), n));
-                let norm = self.norm.map(|norm| norm.map(|v| load::<T, V>(v.as_ptr().wrapping_add(at), n)));
-                let rectifier = if norm.is_some() { self.rectifier } else { Rectifier::Identity };
-                for i in 0..pixels {
-                    let mut x = load::<T, V>(from.wrapping_add(i * c), n);
-                    if let Some([mean, scale, shift]) = norm {
-                        x = rectifier.apply(x.sub(mean).mul_add(scale, shift));
-                    }
-                    if let Some(minus) = minus {
-                        x = x.sub(minus);
-                    }
-                    store(x, to.add(i * stride), space);
+                if (lanes.read, lanes.write) == (V::LANES, V::LANES) {
+                    self.load_lanes::<V, true>(data, lanes, minus, out, stride, pixels);
+                } else {
+                    self.load_lanes::<V, false>(data, lanes, minus, out, stride, pixels);
                 }
             }
         }
     }
 
+    #[inline(always)]
+    unsafe fn load_lanes<V: Vector<T>, const FULL: bool>(
+        &self,
+        data: &[T],
+        Lanes { at, read, write }: Lanes,
+        minus: Option<&[T]>,
+        out: &mut [T],
+        stride: usize,
+        pixels: usize,
+    ) {
+        // SAFETY: the caller has checked the extents.
+        unsafe {
+            let (from, to) = (data.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
+            let vector = |of: &[T]| lanes::<T, V, FULL>(of.as_ptr().wrapping_add(at), read);
+            let zero = V::splat(T::zero());
+            let minus = minus.map_or(zero, vector);
+            let Some([mean, scale, shift]) = self.norm.map(|norm| norm.map(vector)) else {
+                for i in 0..pixels {
+                    let x = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read).sub(minus);
+                    store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
+                }
+                return;
+            };
+            let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
+            for i in 0..pixels {
+                let z = from.wrapping_add(i * self.c);
+                V::prefetch(z.wrapping_add(AHEAD));
+                let z = lanes::<T, V, FULL>(z, read);
+                let x = z.sub(mean).mul_add(scale, shift).max(low).min(high).sub(minus);
+                store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
+            }
+        }
+    }
+    // ANCHOR_END: load
+
     /// Turns `d = da` for the pixels from `first` on into dŷ in place, and adds to the sums, (pend.2).
+    // ANCHOR: finish
     #[inline(always)]
     pub fn finish<V: Vector<T>>(&self, first: usize, d: &mut [T], sums: &mut Sums) {
         let c = self.c;
-        let pixels = d.len() / c;
-        let data = &self.data[first * c..(first + pixels) * c];
-        let bounds = self.rectifier.bounds::<T>().map(|(low, high)| (V::splat(low), V::splat(high)));
-        if self.norm.is_none() && bounds.is_none() {
+        let data = &self.data[first * c..first * c + d.len()];
+        if self.norm.is_none() && self.rectifier == Rectifier::Identity {
             return;
         }
         for at in (0..c).step_by(V::LANES) {
             let n = V::LANES.min(c - at);
-            // SAFETY: both slices hold `pixels` rows of C elements, and `at + n ≤ C`.
+            // SAFETY: both slices hold the same rows of C elements, and `at + n ≤ C`.
             unsafe {
-                let norm = self.norm.map(|norm| norm.map(|v| load::<T, V>(v.as_ptr().add(at), n)));
-                let (mut first, mut second) = ([V::splat(T::zero()); 2], [V::splat(T::zero()); 2]);
-                for i in 0..pixels {
-                    let z = load::<T, V>(data.as_ptr().add(i * c + at), n);
-                    let to = d.as_mut_ptr().add(i * c + at);
-                    let mut d = load::<T, V>(to, n);
-                    let (centred, y) = match norm {
-                        Some([mean, scale, shift]) => (z.sub(mean), z.sub(mean).mul_add(scale, shift)),
-                        None => (z, z),
-                    };
-                    if let Some((low, high)) = bounds {
-                        d = d.keep_between(y, low, high);
-                        store(d, to, n);
-                    }
-                    if norm.is_some() {
-                        first[i % 2] = first[i % 2].add(d);
-                        second[i % 2] = d.mul_add(centred, second[i % 2]);
-                    }
-                }
-                if norm.is_some() {
-                    sums.add_lanes(at, n, first[0].add(first[1]), second[0].add(second[1]));
+                if n == V::LANES {
+                    self.finish_lanes::<V, true>(data, d, at, n, sums);
+                } else {
+                    self.finish_lanes::<V, false>(data, d, at, n, sums);
                 }
             }
         }
     }
+
+    #[inline(always)]
+    unsafe fn finish_lanes<V: Vector<T>, const FULL: bool>(
+        &self,
+        data: &[T],
+        d: &mut [T],
+        at: usize,
+        n: usize,
+        sums: &mut Sums,
+    ) {
+        let c = self.c;
+        let pixels = d.len() / c;
+        // SAFETY: the caller has checked the extents.
+        unsafe {
+            let (z, d) = (data.as_ptr().add(at), d.as_mut_ptr().add(at));
+            let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
+            let Some(norm) = self.norm else {
+                for i in 0..pixels {
+                    let y = lanes::<T, V, FULL>(z.add(i * c), n);
+                    let dy = lanes::<T, V, FULL>(d.add(i * c), n).keep_between(y, low, high);
+                    store_lanes::<T, V, FULL>(dy, d.add(i * c), n);
+                }
+                return;
+            };
+            let [mean, scale, shift] = norm.map(|v| lanes::<T, V, FULL>(v.as_ptr().add(at), n));
+            let zero = V::splat(T::zero());
+            // Two sums each: an addition need not wait for the one before it.
+            let (mut first, mut second) = ([zero; 2], [zero; 2]);
+            for pair in (0..pixels).step_by(2) {
+                for half in 0..2 {
+                    let i = pair + half;
+                    if i == pixels {
+                        break;
+                    }
+                    let centred = lanes::<T, V, FULL>(z.add(i * c), n).sub(mean);
+                    let y = centred.mul_add(scale, shift);
+                    let dy = lanes::<T, V, FULL>(d.add(i * c), n).keep_between(y, low, high);
+                    store_lanes::<T, V, FULL>(dy, d.add(i * c), n);
+                    first[half] = first[half].add(dy);
+                    second[half] = dy.mul_add(centred, second[half]);
+                }
+            }
+            sums.add_lanes(at, n, first[0].add(first[1]), second[0].add(second[1]));
+        }
+    }
+    // ANCHOR_END: finish
+}
+
+/// Some channels: where they start, how many are read and how many written.
+#[derive(Clone, Copy)]
+struct Lanes {
+    at: usize,
+    read: usize,
+    write: usize,
 }
 
 /// The gradient that the consumer of a pending map sends back, (pend.2).
@@ -424,25 +483,53 @@ impl<T: Real> GradLoader<'_, T> {
         let c = self.c;
         let rows = first * c..(first + pixels) * c;
         let dy = &self.dy[rows.clone()];
+        let through = self.through.map(|(z, vectors)| (&z[rows], vectors));
         assert!(stride >= c && out.len() >= pixels * stride);
+        if through.is_none() && stride == c {
+            return out[..dy.len()].copy_from_slice(dy);
+        }
         for at in (0..stride).step_by(V::LANES) {
-            let (n, space) = (V::LANES.min(c.saturating_sub(at)), V::LANES.min(stride - at));
-            // SAFETY: the slices hold `pixels` rows of C and of `stride` elements; where `n` is 0 nothing is read.
+            let lanes = Lanes { at, read: V::LANES.min(c.saturating_sub(at)), write: V::LANES.min(stride - at) };
+            // SAFETY: the slices hold `pixels` rows of C and of `stride` elements; where nothing is to be read, nothing is.
             unsafe {
-                let (from, to) = (dy.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
-                let Some((z, vectors)) = self.through else {
-                    for i in 0..pixels {
-                        store(load::<T, V>(from.wrapping_add(i * c), n), to.add(i * stride), space);
-                    }
-                    continue;
-                };
-                let z = z[rows.clone()].as_ptr().wrapping_add(at);
-                let [mean, scale, offset, slope] = vectors.map(|v| load::<T, V>(v.as_ptr().wrapping_add(at), n));
-                for i in 0..pixels {
-                    let centred = load::<T, V>(z.wrapping_add(i * c), n).sub(mean);
-                    let dy = load::<T, V>(from.wrapping_add(i * c), n).sub(offset);
-                    store(dy.sub(slope.mul(centred)).mul(scale), to.add(i * stride), space);
+                if (lanes.read, lanes.write) == (V::LANES, V::LANES) {
+                    self.load_lanes::<V, true>(dy, through, lanes, out, stride, pixels);
+                } else {
+                    self.load_lanes::<V, false>(dy, through, lanes, out, stride, pixels);
                 }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_lanes<V: Vector<T>, const FULL: bool>(
+        &self,
+        dy: &[T],
+        through: Option<(&[T], [&[T]; 4])>,
+        Lanes { at, read, write }: Lanes,
+        out: &mut [T],
+        stride: usize,
+        pixels: usize,
+    ) {
+        // SAFETY: the caller has checked the extents.
+        unsafe {
+            let (from, to) = (dy.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
+            let Some((z, vectors)) = through else {
+                for i in 0..pixels {
+                    let dy = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read);
+                    store_lanes::<T, V, FULL>(dy, to.add(i * stride), write);
+                }
+                return;
+            };
+            let z = z.as_ptr().wrapping_add(at);
+            let [mean, scale, offset, slope] = vectors.map(|v| lanes::<T, V, FULL>(v.as_ptr().wrapping_add(at), read));
+            for i in 0..pixels {
+                let (z, dy) = (z.wrapping_add(i * self.c), from.wrapping_add(i * self.c));
+                V::prefetch(z.wrapping_add(AHEAD));
+                V::prefetch(dy.wrapping_add(AHEAD));
+                let centred = lanes::<T, V, FULL>(z, read).sub(mean);
+                let dy = lanes::<T, V, FULL>(dy, read).sub(offset);
+                store_lanes::<T, V, FULL>(dy.sub(slope.mul(centred)).mul(scale), to.add(i * stride), write);
             }
         }
     }

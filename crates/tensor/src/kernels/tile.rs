@@ -30,6 +30,26 @@ pub(crate) unsafe fn store<T: Real, V: Vector<T>>(vector: V, to: *mut T, n: usiz
     unsafe { if n == V::LANES { vector.store(to) } else { vector.store_first(to, n) } }
 }
 
+/// [`load`] where the caller knows whether all lanes are meant.
+///
+/// # Safety
+/// As [`load`].
+#[inline(always)]
+pub(crate) unsafe fn lanes<T: Real, V: Vector<T>, const FULL: bool>(from: *const T, n: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { if FULL { V::load(from) } else { V::load_first(from, n) } }
+}
+
+/// [`store`] where the caller knows whether all lanes are meant.
+///
+/// # Safety
+/// As [`store`].
+#[inline(always)]
+pub(crate) unsafe fn store_lanes<T: Real, V: Vector<T>, const FULL: bool>(vector: V, to: *mut T, n: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { if FULL { vector.store(to) } else { vector.store_first(to, n) } }
+}
+
 /// How far apart the rows of a panel lie: whole vectors, whatever the vector.
 pub(crate) fn panel_row(columns: usize) -> usize {
     columns.next_multiple_of(16)
@@ -92,20 +112,32 @@ impl<T: Real> Product<T> {
 
     #[inline(always)]
     unsafe fn columns_from<V: Vector<T>, const NV: usize>(&self, column: usize, chunks: &[Chunk<T>]) {
+        // As many accumulators as there are registers for; what is left over goes in ever smaller tiles.
+        let wide = V::REGISTERS >= 32 && NV == 1;
         let mut row = 0;
-        // SAFETY: the caller's promise.
-        unsafe {
-            while row + 8 <= self.rows {
-                self.tile::<V, 8, NV>(row, column, chunks);
-                row += 8;
-            }
-            if row + 4 <= self.rows {
-                self.tile::<V, 4, NV>(row, column, chunks);
-                row += 4;
-            }
-            while row < self.rows {
-                self.tile::<V, 1, NV>(row, column, chunks);
-                row += 1;
+        while row < self.rows {
+            let left = self.rows - row;
+            // SAFETY: the caller's promise.
+            unsafe {
+                if wide && left >= 16 {
+                    self.tile::<V, 16, NV>(row, column, chunks);
+                    row += 16;
+                } else if wide && left == 9 {
+                    self.tile::<V, 9, NV>(row, column, chunks); // a row of patches of three channels
+                    row += 9;
+                } else if left >= 8 {
+                    self.tile::<V, 8, NV>(row, column, chunks);
+                    row += 8;
+                } else if left >= 4 {
+                    self.tile::<V, 4, NV>(row, column, chunks);
+                    row += 4;
+                } else if left >= 2 {
+                    self.tile::<V, 2, NV>(row, column, chunks);
+                    row += 2;
+                } else {
+                    self.tile::<V, 1, NV>(row, column, chunks);
+                    row += 1;
+                }
             }
         }
     }
@@ -146,15 +178,41 @@ impl<T: Real> Product<T> {
                     b = b.wrapping_add(self.b_row);
                 }
             }
+            let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
             for r in 0..R {
                 for v in 0..NV {
-                    let y = self.rectifier.apply(sums[r][v]);
+                    let y = sums[r][v].max(low).min(high);
                     store(y, out.add(r * self.out_row + v * V::LANES), width(v));
                 }
             }
         }
     }
     // ANCHOR_END: product
+}
+
+/// Σ a ⊙ b over a row of a panel: whole vectors.
+///
+/// # Panics
+/// If the rows differ in length or are no whole vectors.
+#[inline(always)]
+pub(crate) fn dot<T: Real, V: Vector<T>>(a: &[T], b: &[T]) -> T {
+    assert!(a.len() == b.len() && a.len() % V::LANES == 0 && V::LANES <= 16);
+    let mut sum = V::splat(T::zero());
+    let mut lanes = [T::zero(); 16];
+    // SAFETY: every vector lies inside the rows, and sixteen elements are at least one.
+    unsafe {
+        for at in (0..a.len()).step_by(V::LANES) {
+            sum = V::load(a.as_ptr().add(at)).mul_add(V::load(b.as_ptr().add(at)), sum);
+        }
+        sum.store(lanes.as_mut_ptr());
+    }
+    lanes.iter().fold(T::zero(), |sum, &lane| sum + lane)
+}
+
+/// `y += factor · x` over a row.
+#[inline(always)]
+pub(crate) fn add_scaled<T: Real>(y: &mut [T], factor: T, x: &[T]) {
+    y.iter_mut().zip(x).for_each(|(y, &x)| *y += factor * x);
 }
 
 /// `w [O, K]` as a panel `[K, O]`: what a product with Wᵀ reads.

@@ -45,6 +45,9 @@ pub trait Vector<T: Real>: Copy + Send + Sync {
     /// `count` elements from `to` on must be writable.
     unsafe fn store_first(self, to: *mut T, count: usize);
 
+    /// Asks for the memory at `from` ahead of time. Any address will do.
+    fn prefetch(from: *const T);
+
     /// `self + other`.
     fn add(self, other: Self) -> Self;
     /// `self − other`.

@@ -52,6 +52,9 @@ impl<T: Real> Vector<T> for Portable<T> {
     }
 
     #[inline(always)]
+    fn prefetch(_: *const T) {}
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         self.each(other, |a, b| a + b)
     }

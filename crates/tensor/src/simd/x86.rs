@@ -48,6 +48,10 @@ macro_rules! avx512 {
                 unsafe { $mask_store(to, Self::first(count), self.0) }
             }
             #[inline(always)]
+            fn prefetch(from: *const $t) {
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+            }
+            #[inline(always)]
             fn add(self, other: Self) -> Self {
                 $name(unsafe { $add(self.0, other.0) })
             }
@@ -141,6 +145,10 @@ macro_rules! avx2 {
             #[inline(always)]
             unsafe fn store_first(self, to: *mut $t, count: usize) {
                 unsafe { $mask_store(to, Self::first(count), self.0) }
+            }
+            #[inline(always)]
+            fn prefetch(from: *const $t) {
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
             }
             #[inline(always)]
             fn add(self, other: Self) -> Self {

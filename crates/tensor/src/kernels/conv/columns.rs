@@ -8,7 +8,6 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Sizes;
-use super::dense::for_each_image;
 use super::plan::add;
 use crate::Real;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
@@ -86,13 +85,19 @@ fn outputs<'a, T>(s: &Sizes, dy: &'a [T], group: usize, rows: &Range<usize>) -> 
 /// (conv.1) for output rows `rows` of the batch: the bias, then `y += cols · Wᵀ`.
 pub fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], b: Option<&[T]>, rows: Range<usize>, y: &mut [T]) {
     let mut scratch = Vec::new();
-    for_each_image(s, s.oh, rows, y, s.ow * s.o, |n, rows, y| {
+    let (mut start, mut y) = (rows.start, y);
+    while start < rows.end {
+        // Rows that share their kernels: all, or those of one image.
+        let (n, end) = if s.per_sample { (start / s.oh, (start / s.oh + 1) * s.oh) } else { (0, rows.end) };
+        let end = end.min(rows.end);
+        let (part, rest) = std::mem::take(&mut y).split_at_mut((end - start) * s.ow * s.o);
         match b {
-            Some(b) => y.chunks_exact_mut(s.o).for_each(|y| y.copy_from_slice(&b[n * s.o..][..s.o])),
-            None => y.fill(T::zero()),
+            Some(b) => part.chunks_exact_mut(s.o).for_each(|y| y.copy_from_slice(&b[n * s.o..][..s.o])),
+            None => part.fill(T::zero()),
         }
-        forward_rows(s, x, &w[n * s.weights()..][..s.weights()], rows, y, &mut scratch);
-    });
+        forward_rows(s, x, &w[n * s.weights()..][..s.weights()], start..end, part, &mut scratch);
+        (start, y) = (end, rest);
+    }
 }
 
 /// `y += cols · Wᵀ` for rows that share their kernels.

@@ -5,8 +5,6 @@
 
 #![allow(unsafe_code, reason = "products take raw pointers")]
 
-use std::ops::Range;
-
 use super::window::{Rows, Window};
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
@@ -46,7 +44,8 @@ fn window<'a, T: Real, R: Rows<T>>(s: &Sizes, source: &'a R) -> Window<'a, T, R>
     Window::new(source, s.w, [s.geo.padding[1]; 2], (s.kh - 1) * s.geo.dilation[0] + 1)
 }
 
-/// The parts of the patches of output row `row`: where the first one starts, and its row of the panel.
+/// The parts of the patches of output row `row`: where the first one starts, and its row of the panel. Returns how many
+/// elements a part has.
 #[inline(always)]
 fn parts<T: Real, V: Vector<T>, R: Rows<T>>(
     s: &Sizes,
@@ -69,21 +68,29 @@ fn parts<T: Real, V: Vector<T>, R: Rows<T>>(
     if d == 1 { s.kw * s.c } else { s.c }
 }
 
-/// Slides over rows `rows` of the output: `done` gets each as soon as it is written.
-#[inline(always)]
-fn slide<T: Real, V: Vector<T>, R: Rows<T>>(
-    s: &Sizes,
-    source: &R,
-    (panel, start, rectifier): (&[T], Start<T>, Rectifier),
-    rows: Range<usize>,
-    y: &mut [T],
-    mut done: impl FnMut(usize, &mut [T]),
-) {
-    let (mut window, mut list, mut chunks) = (window(s, source), Vec::new(), Vec::new());
-    for (row, y) in rows.zip(y.chunks_exact_mut(s.ow * s.o)) {
-        let k = parts::<T, V, R>(s, &mut window, row, &mut list);
-        chunks.clear();
-        chunks.extend(list.iter().map(|&(a, at)| Chunk { a, b: panel[at * panel_row(s.o)..].as_ptr(), k }));
+/// A convolution row by row.
+struct Slide<'a, T, R> {
+    s: &'a Sizes,
+    window: Window<'a, T, R>,
+    parts: Vec<(*const T, usize)>,
+    chunks: Vec<Chunk<T>>,
+}
+
+impl<'a, T: Real, R: Rows<T>> Slide<'a, T, R> {
+    fn new(s: &'a Sizes, source: &'a R) -> Self {
+        Slide { s, window: window(s, source), parts: Vec::new(), chunks: Vec::new() }
+    }
+
+    /// Row `row` of the batch's output.
+    // ANCHOR: slide
+    #[inline(always)]
+    fn row<V: Vector<T>>(&mut self, row: usize, panel: &[T], start: Start<T>, rectifier: Rectifier, y: &mut [T]) {
+        let s = self.s;
+        let k = parts::<T, V, R>(s, &mut self.window, row, &mut self.parts);
+        self.chunks.clear();
+        for &(a, at) in &self.parts {
+            self.chunks.push(Chunk { a, b: panel[at * panel_row(s.o)..].as_ptr(), k });
+        }
         let product = Product {
             rows: s.ow,
             columns: s.o,
@@ -91,14 +98,14 @@ fn slide<T: Real, V: Vector<T>, R: Rows<T>>(
             a_step: 1,
             b_row: panel_row(s.o),
             start,
-            out: y.as_mut_ptr(),
+            out: y[..s.ow * s.o].as_mut_ptr(),
             out_row: s.o,
             rectifier,
         };
         // SAFETY: every patch lies inside its padded rows, `y` holds a row of the output.
-        unsafe { product.run::<V>(&chunks) };
-        done(row, y);
+        unsafe { product.run::<V>(&self.chunks) };
     }
+    // ANCHOR_END: slide
 }
 
 /// (conv.1) for some rows of the batch.
@@ -111,36 +118,15 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
         let ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments } = self.0;
         let mut moments = RowMoments::none(s.o);
-        for_each_image(s, s.oh, rows, y, s.ow * s.o, |n, rows, y| {
-            slide::<T, V, _>(s, x, (panels.of(n), bias.start(n), rectifier), rows, y, |_, y| {
-                if with_moments {
-                    moments.add::<V>(y);
-                }
-            });
-        });
+        let mut slide = Slide::new(s, x);
+        for (row, y) in rows.zip(y.chunks_exact_mut(s.ow * s.o)) {
+            let n = row / s.oh;
+            slide.row::<V>(row, panels.of(n), bias.start(n), rectifier, y);
+            if with_moments {
+                moments.add::<V>(y);
+            }
+        }
         moments
-    }
-}
-
-/// Calls `run` once for all rows, or image by image where each has its own kernels.
-#[inline(always)]
-pub(super) fn for_each_image<T>(
-    s: &Sizes,
-    height: usize,
-    rows: Range<usize>,
-    mut out: &mut [T],
-    row_len: usize,
-    mut run: impl FnMut(usize, Range<usize>, &mut [T]),
-) {
-    if !s.per_sample {
-        return run(0, rows, out);
-    }
-    let mut start = rows.start;
-    while start < rows.end {
-        let end = rows.end.min((start / height + 1) * height);
-        let (part, rest) = out.split_at_mut((end - start) * row_len);
-        run(start / height, start..end, part);
-        (start, out) = (end, rest);
     }
 }
 
@@ -180,10 +166,12 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
         }
         if let Some(dx) = dx {
             let t = turned(s);
-            for_each_image(s, s.h, images.start * s.h..images.end * s.h, dx, s.w * s.c, |n, rows, dx| {
-                let with = (panels.of(n), Start::Zero, Rectifier::Identity);
-                slide::<T, V, _>(&t, dy, with, rows, dx, |row, dx| x.finish::<V>(row * s.w, dx, &mut sums));
-            });
+            let mut slide = Slide::new(&t, dy);
+            let rows = images.start * s.h..images.end * s.h;
+            for (row, dx) in rows.zip(dx.chunks_exact_mut(s.w * s.c)) {
+                slide.row::<V>(row, panels.of(row / s.h), Start::Zero, Rectifier::Identity, dx);
+                x.finish::<V>(row * s.w, dx, &mut sums);
+            }
         }
         sums
     }

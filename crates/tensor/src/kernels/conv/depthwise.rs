@@ -8,8 +8,8 @@ use super::window::Window;
 use super::{BackwardTask, Bias, ForwardTask, Sizes};
 use crate::Real;
 use crate::kernels::moments::{RowMoments, Sums};
-use crate::kernels::pending::Rectifier;
-use crate::kernels::tile::{load, store};
+use crate::kernels::pending::{GradLoader, Loader, Rectifier};
+use crate::kernels::tile::{lanes, store_lanes};
 use crate::simd::{Kernel, Vector};
 
 /// Kernels `[C, kh·kw]` turned to `[kh·kw, C]`: a tap becomes a vector.
@@ -52,36 +52,51 @@ impl<T: Real> Gather<'_, T> {
     unsafe fn run<V: Vector<T>>(&self, c: usize) {
         for at in (0..c).step_by(V::LANES) {
             let n = V::LANES.min(c - at);
-            let mut i = 0;
             // SAFETY: the caller's promise; `at + n ≤ C`.
             unsafe {
-                while i + 4 <= self.count {
-                    self.outputs::<V, 4>(i, at, n);
-                    i += 4;
-                }
-                while i < self.count {
-                    self.outputs::<V, 1>(i, at, n);
-                    i += 1;
+                if n == V::LANES {
+                    self.channels::<V, true>(at, n);
+                } else {
+                    self.channels::<V, false>(at, n);
                 }
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn outputs<V: Vector<T>, const R: usize>(&self, i: usize, at: usize, n: usize) {
+    unsafe fn channels<V: Vector<T>, const FULL: bool>(&self, at: usize, n: usize) {
+        let mut i = 0;
         // SAFETY: the caller's promise.
         unsafe {
-            let bias = self.bias.map_or(V::splat(T::zero()), |bias| load::<T, V>(bias.as_ptr().add(at), n));
+            while i + 4 <= self.count {
+                self.outputs::<V, FULL, 4>(i, at, n);
+                i += 4;
+            }
+            while i < self.count {
+                self.outputs::<V, FULL, 1>(i, at, n);
+                i += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn outputs<V: Vector<T>, const FULL: bool, const R: usize>(&self, i: usize, at: usize, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let zero = V::splat(T::zero());
+            let bias = self.bias.map_or(zero, |bias| lanes::<T, V, FULL>(bias.as_ptr().add(at), n));
             let mut sums = [bias; R];
             for tap in self.taps {
-                let w = load::<T, V>(tap.w.add(at), n);
+                let w = lanes::<T, V, FULL>(tap.w.add(at), n);
                 let x = tap.x.add(i * self.x_step + at);
                 for r in 0..R {
-                    sums[r] = load::<T, V>(x.add(r * self.x_step), n).mul_add(w, sums[r]);
+                    sums[r] = lanes::<T, V, FULL>(x.add(r * self.x_step), n).mul_add(w, sums[r]);
                 }
             }
+            let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
             for r in 0..R {
-                store(self.rectifier.apply(sums[r]), self.out.add((i + r) * self.out_step + at), n);
+                let y = sums[r].max(low).min(high);
+                store_lanes::<T, V, FULL>(y, self.out.add((i + r) * self.out_step + at), n);
             }
         }
     }
@@ -108,8 +123,9 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                 let Some(h) = s.row_under(row % s.oh, u) else { continue };
                 let line = window.row::<V>(n * s.h + h);
                 let w = &panels.of(n)[u * s.kw * c..][..s.kw * c];
-                let tap = |v| Tap { x: line.wrapping_add(v * s.geo.dilation[1] * c), w: w[v * c..].as_ptr() };
-                taps.extend((0..s.kw).map(tap));
+                for v in 0..s.kw {
+                    taps.push(Tap { x: line.wrapping_add(v * s.geo.dilation[1] * c), w: w[v * c..].as_ptr() });
+                }
             }
             let gather = Gather {
                 taps: &taps,
@@ -154,7 +170,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
             }
             if let Some(dx) = &mut dx {
                 let dx = &mut dx[at * s.h * s.w * s.c..][..s.h * s.w * s.c];
-                grad_x::<T, V>(s, dy, panels.of(n), n, dx, |row, dx| x.finish::<V>(row * s.w, dx, &mut sums));
+                grad_x::<T, V>(s, x, dy, panels.of(n), n, dx, &mut sums);
             }
         }
         sums
@@ -163,13 +179,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
 
 /// (conv.2) of image `n`, added to the tap-major `dw`.
 #[inline(always)]
-fn grad_w<T: Real, V: Vector<T>>(
-    s: &Sizes,
-    x: &crate::kernels::pending::Loader<'_, T>,
-    dy: &crate::kernels::pending::GradLoader<'_, T>,
-    n: usize,
-    dw: &mut [T],
-) {
+fn grad_w<T: Real, V: Vector<T>>(s: &Sizes, x: &Loader<'_, T>, dy: &GradLoader<'_, T>, n: usize, dw: &mut [T]) {
     let (c, d) = (s.c, s.geo.dilation[1]);
     let mut window = input_window(s, x);
     let mut dz = vec![T::zero(); s.ow * c];
@@ -203,38 +213,66 @@ fn grad_w<T: Real, V: Vector<T>>(
 /// `line` must reach every patch of the row, `dw` TAPS vectors of C.
 #[inline(always)]
 unsafe fn row_grad_w<T: Real, V: Vector<T>, const TAPS: usize>(s: &Sizes, line: *const T, dz: &[T], dw: *mut T) {
-    let (c, step) = (s.c, s.geo.stride[1] * s.c);
-    let tap_step = s.geo.dilation[1] * c;
-    for at in (0..c).step_by(V::LANES) {
-        let n = V::LANES.min(c - at);
+    for at in (0..s.c).step_by(V::LANES) {
+        let n = V::LANES.min(s.c - at);
         // SAFETY: the caller's promise; `at + n ≤ C`.
         unsafe {
-            let mut sums: [[V; 2]; TAPS] = std::array::from_fn(|v| [load(dw.add(v * c + at), n), V::splat(T::zero())]);
-            for j in 0..s.ow {
-                let dz = load::<T, V>(dz.as_ptr().add(j * c + at), n);
-                for v in 0..TAPS {
-                    let x = load::<T, V>(line.add(j * step + v * tap_step + at), n);
-                    sums[v][j % 2] = x.mul_add(dz, sums[v][j % 2]);
-                }
-            }
-            for v in 0..TAPS {
-                store(sums[v][0].add(sums[v][1]), dw.add(v * c + at), n);
+            if n == V::LANES {
+                channels_grad_w::<T, V, TAPS, true>(s, line, dz, dw, at, n);
+            } else {
+                channels_grad_w::<T, V, TAPS, false>(s, line, dz, dw, at, n);
             }
         }
     }
 }
 
-/// (conv.3) of image `n`; `done` gets each row as soon as it is written.
+#[inline(always)]
+unsafe fn channels_grad_w<T: Real, V: Vector<T>, const TAPS: usize, const FULL: bool>(
+    s: &Sizes,
+    line: *const T,
+    dz: &[T],
+    dw: *mut T,
+    at: usize,
+    n: usize,
+) {
+    let (c, step) = (s.c, s.geo.stride[1] * s.c);
+    let tap_step = s.geo.dilation[1] * c;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let zero = V::splat(T::zero());
+        // Two sums a tap: an addition need not wait for the one before it.
+        let mut sums: [[V; 2]; TAPS] = std::array::from_fn(|v| [lanes::<T, V, FULL>(dw.add(v * c + at), n), zero]);
+        for pair in (0..s.ow).step_by(2) {
+            for half in 0..2 {
+                let j = pair + half;
+                if j == s.ow {
+                    break;
+                }
+                let dz = lanes::<T, V, FULL>(dz.as_ptr().add(j * c + at), n);
+                for v in 0..TAPS {
+                    let x = lanes::<T, V, FULL>(line.add(j * step + v * tap_step + at), n);
+                    sums[v][half] = x.mul_add(dz, sums[v][half]);
+                }
+            }
+        }
+        for v in 0..TAPS {
+            store_lanes::<T, V, FULL>(sums[v][0].add(sums[v][1]), dw.add(v * c + at), n);
+        }
+    }
+}
+
+/// (conv.3) of image `n`, each row finished as soon as it is written.
 ///
 /// The columns `w = r + q·s` of one remainder r are read by the same taps v, at output column `q + (r + p − v·d)/s`.
 #[inline(always)]
 fn grad_x<T: Real, V: Vector<T>>(
     s: &Sizes,
-    dy: &crate::kernels::pending::GradLoader<'_, T>,
+    x: &Loader<'_, T>,
+    dy: &GradLoader<'_, T>,
     w: &[T],
     n: usize,
     dx: &mut [T],
-    mut done: impl FnMut(usize, &mut [T]),
+    sums: &mut Sums,
 ) {
     let (c, kw) = (s.c, s.kw as isize);
     let [stride, p, d] = [s.geo.stride, s.geo.padding, s.geo.dilation].map(|axes| axes[1] as isize);
@@ -268,6 +306,6 @@ fn grad_x<T: Real, V: Vector<T>>(
             // SAFETY: the zeros around the rows reach as far as the taps do, `dx` holds a row of the input.
             unsafe { gather.run::<V>(c) };
         }
-        done(n * s.h + h, dx);
+        x.finish::<V>((n * s.h + h) * s.w, dx, sums);
     }
 }

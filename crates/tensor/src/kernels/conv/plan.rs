@@ -313,7 +313,8 @@ impl<T: Real> Kernel<T> for Finish<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
         let mut moments = RowMoments::none(self.c);
-        if let Some((low, high)) = self.rectifier.bounds::<T>() {
+        if self.rectifier != Rectifier::Identity {
+            let [low, high] = self.rectifier.bounds::<T>();
             // A NaN is neither below nor above.
             self.y.iter_mut().for_each(|y| {
                 *y = if *y < low {

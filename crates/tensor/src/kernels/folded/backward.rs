@@ -1,0 +1,424 @@
+//! From dy back to the parameters, the gates and the moments: plain reverse mode on (ft.1) to (ft.7), after one pass over
+//! the pixels for dM_b and g_b.
+//! ```text
+//! dM_b = Σ_p dy_b (x_b − μ_b)ᵀ      g_b = Σ_p dy_b
+//! D_0  = Σ_b (dM_b + g_b δ_bᵀ)      dW_0 = s_0 ⊙ D_0      ds_0 = D_0 · W_0 by rows
+//! ds_2 = Σ_b (dM_b · K_b by rows + g_b ⊙ (e_b − m_2))      dv_2 = −½ ds_2 γ_2 (v_2 + ε)^(−3/2)
+//! dK_b = s_2 ⊙ dM_b + 2/S dv_2 ⊙ K_b C_b
+//! dC_b = 1/S K_bᵀ diag(dv_2) K_b
+//! de_b = s_2 ⊙ (g_b − mean_b g_b) + 2/S dv_2 ⊙ (e_b − m_2)
+//! Z_b  = W_2ᵀ dK_b,  z_b = W_2ᵀ de_b      da_b = Z_b · V by rows + z_b ⊙ (V δ_b + β_1)
+//! dW_2 = Σ_b (dK_b Vᵀ + de_b (V δ_b + β_1)ᵀ) diag(a_b)      dV = Σ_b diag(a_b) (Z_b + z_b δ_bᵀ)      dβ_1 = Σ_b a_b ⊙ z_b
+//! dδ_b = W_0ᵀ (s_0 ⊙ g_b) + Vᵀ (a_b ⊙ z_b) + 2/S dC δ_b      dμ_b = dδ_b − mean_b dδ_b
+//! ```
+//! dC, the gradient of the batch's covariance, comes from s_0 and s_1 and adds dC/S to every dC_b.
+
+#![allow(unsafe_code, reason = "products take raw pointers")]
+
+use std::ops::Range;
+
+use super::forward::{Saved, Scale, inner};
+use super::moments::MomentsGrad;
+use super::{Folded, Layer, Site, Sizes, block, blocks, join_parts, tasks, tensor, to_f64};
+use crate::kernels::pending::{GradLoader, Loader, Pending, PendingGrad, Rectifier};
+use crate::kernels::tile::{Chunk, Product, Start, add_scaled, dot, panel_row};
+use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
+use crate::simd::{Kernel, Vector, dispatch};
+use crate::{Error, Real, Result, Tensor};
+
+/// The gradients of a convolution and its batch norm.
+#[derive(Debug, Clone)]
+pub struct LayerGrads<T: Real> {
+    /// dW.
+    pub weight: Tensor<T>,
+    /// dγ.
+    pub gamma: Tensor<T>,
+    /// dβ.
+    pub beta: Tensor<T>,
+}
+
+/// All gradients of a site but the map's own, which [`sample_moments_backward`](super::sample_moments_backward) makes of
+/// `map` once every gradient of the moments has come in.
+#[derive(Debug)]
+pub struct FoldedGrads<T: Real> {
+    /// Of the moments, `[S, C + C·C]`.
+    pub moments: Tensor<T>,
+    /// Of the gate, `[N, m]`; without a gate of no use.
+    pub a: Tensor<T>,
+    /// Of the bypass, W_1 and W_2 with their batch norms.
+    pub layers: [Option<LayerGrads<T>>; 3],
+    /// What is left to be done for the map.
+    pub map: MomentsGrad<T>,
+}
+
+/// The gradients of [`folded_forward`](super::folded_forward). `dy` is the gradient behind the rectifier.
+///
+/// # Errors
+/// [`Error::Shape`] if `dy` has not the shape of the output.
+pub fn folded_backward<T: Real>(
+    x: &Pending<T>,
+    moments: &Tensor<T>,
+    site: &Site<'_, T>,
+    folded: &Folded<T>,
+    dy: PendingGrad<T>,
+) -> Result<FoldedGrads<T>> {
+    let saved = &folded.saved;
+    let s = saved.s;
+    if dy.dy.shape() != folded.y.shape() {
+        return Err(Error::shape("folded_backward", "dy", format!("{:?}", folded.y.shape()), dy.dy.shape()));
+    }
+    let of_sample = s.c + s.c * s.c;
+    let (loader, gradient) = (&x.loader(), &dy.loader());
+    let parts = run_tasks(tasks(s.samples, s.positions), s.count() * s.c * s.o, |(b, pixels)| {
+        let mean = &moments.as_slice()[b * of_sample..][..s.c];
+        (b, dispatch(Correlate { x: loader, mean, dy: gradient, pixels }))
+    });
+    let correlations = join_parts(parts, |all, part| {
+        all.dm.iter_mut().zip(&part.dm).for_each(|(a, b)| *a += *b);
+        all.g.iter_mut().zip(&part.g).for_each(|(a, b)| *a += b);
+    });
+    small(saved, site, &correlations, dy)
+}
+
+/// dM_b as a panel `[Cout, C]`, and g_b.
+struct Correlation<T> {
+    dm: Vec<T>,
+    g: Vec<f64>,
+}
+
+/// The pass over the pixels of a sample.
+struct Correlate<'a, T: Real> {
+    x: &'a Loader<'a, T>,
+    mean: &'a [T],
+    dy: &'a GradLoader<'a, T>,
+    pixels: Range<usize>,
+}
+
+impl<T: Real> Kernel<T> for Correlate<'_, T> {
+    type Output = Correlation<T>;
+
+    // ANCHOR: correlate
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Correlation<T> {
+        let Correlate { x, mean, dy, pixels } = self;
+        let (c, o) = (x.c, dy.c);
+        let (c_row, o_row) = (panel_row(c), panel_row(o));
+        let (mut centred, mut dz) = (vec![T::zero(); block(c, o) * c_row], vec![T::zero(); block(c, o) * o_row]);
+        let (mut dm, mut g) = (vec![T::zero(); o * c_row], vec![0.0; o]);
+        for block in blocks(pixels, block(c, o)) {
+            x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
+            dy.load::<V>(block.start, block.len(), &mut dz, o_row);
+            let mut sums = vec![T::zero(); o_row];
+            for dy in dz.chunks_exact(o_row).take(block.len()) {
+                sums.iter_mut().zip(dy).for_each(|(sum, &dy)| *sum += dy);
+            }
+            g.iter_mut().zip(&sums).for_each(|(g, sum)| *g += sum.f64());
+            let product = Product {
+                rows: o,
+                columns: c,
+                a_row: 1,
+                a_step: o_row,
+                b_row: c_row,
+                start: Start::Output,
+                out: dm.as_mut_ptr(),
+                out_row: c_row,
+                rectifier: Rectifier::Identity,
+            };
+            // SAFETY: `dz` and `centred` hold the block's rows, `dm` Cout rows.
+            unsafe { product.run::<V>(&[Chunk { a: dz.as_ptr(), b: centred.as_ptr(), k: block.len() }]) };
+        }
+        Correlation { dm, g }
+    }
+    // ANCHOR_END: correlate
+}
+
+/// Sums over the samples that everything else waits for.
+struct Totals<T> {
+    /// Σ_b g_b.
+    g: Vec<f64>,
+    /// D_0, a panel `[Cout, C]`.
+    d0: Vec<T>,
+    ds2: Vec<f64>,
+}
+
+/// Some samples' part of [`Totals`].
+struct Total<'a, T: Real> {
+    saved: &'a Saved<T>,
+    samples: Range<usize>,
+    of: &'a [Correlation<T>],
+}
+
+impl<T: Real> Kernel<T> for Total<'_, T> {
+    type Output = Totals<T>;
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Totals<T> {
+        let Total { saved, samples, of } = self;
+        let Sizes { c, o, .. } = saved.s;
+        let row = panel_row(c);
+        let mut totals = Totals { g: vec![0.0; o], d0: vec![T::zero(); o * row], ds2: vec![0.0; o] };
+        for b in samples {
+            let delta = &saved.delta[b * row..][..row];
+            for i in 0..o {
+                let (g, dm) = (of[b].g[i], &of[b].dm[i * row..][..row]);
+                totals.g[i] += g;
+                let k = &saved.k[(b * o + i) * row..][..row];
+                totals.ds2[i] += g * saved.e[b * o + i].f64() + dot::<T, V>(dm, k).f64();
+                let d0 = &mut totals.d0[i * row..][..row];
+                let g = T::of(g);
+                for j in 0..row {
+                    d0[j] += dm[j] + g * delta[j];
+                }
+            }
+        }
+        totals
+    }
+}
+
+fn small<T: Real>(
+    saved: &Saved<T>,
+    site: &Site<'_, T>,
+    of: &[Correlation<T>],
+    dy: PendingGrad<T>,
+) -> Result<FoldedGrads<T>> {
+    let s = saved.s;
+    let Sizes { samples, c, o, m, .. } = s;
+    let (row, m_row) = (panel_row(c), panel_row(m));
+    let per_sample = 1.0 / samples as f64;
+    let pieces = ranges(samples, PIECES);
+    let add = |sum: &mut [f64], part: &[f64]| sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    let add_panel = |sum: &mut [f64], part: &[T], columns: usize| {
+        let rows = part.chunks_exact(panel_row(columns)).flat_map(|row| &row[..columns]);
+        sum.iter_mut().zip(rows).for_each(|(sum, part)| *sum += part.f64());
+    };
+
+    let (mut sum_g, mut d0, mut ds2) = (vec![0.0; o], vec![0.0; o * c], vec![0.0; o]);
+    for part in run_tasks(pieces.clone(), samples * o * c, |samples| dispatch(Total { saved, samples, of })) {
+        add(&mut sum_g, &part.g);
+        add(&mut ds2, &part.ds2);
+        add_panel(&mut d0, &part.d0, c);
+    }
+    let (dgamma2, dv2) = through_scale(&site.second, saved.second(), &ds2);
+
+    // The samples' own small matrices.
+    let mut moments = Tensor::zeros([samples, c + c * c]);
+    let (mut da, mut maps) = (vec![T::zero(); samples * m], vec![T::zero(); samples * o * row]);
+    let mut drift = vec![T::zero(); samples * row];
+    let parts = parts_mut(moments.as_mut_slice(), &pieces, c + c * c)
+        .into_iter()
+        .zip(parts_mut(&mut da, &pieces, m))
+        .zip(parts_mut(&mut maps, &pieces, o * row))
+        .zip(parts_mut(&mut drift, &pieces, row));
+    let work = samples * o * c * (2 * m + c);
+    let shared =
+        run_tasks(pieces.iter().cloned().zip(parts).collect(), work, |(samples, (((moments, da), maps), drift))| {
+            let mut shared =
+                Shared { dw2: vec![T::zero(); o * m_row], dv: vec![T::zero(); m * row], dbeta1: vec![T::zero(); m] };
+            for (at, b) in samples.enumerate() {
+                dispatch(Sample {
+                    saved,
+                    b,
+                    w2: site.second.weight.as_slice(),
+                    dv2: &dv2,
+                    sum_g: &sum_g,
+                    of: &of[b],
+                    shared: &mut shared,
+                    moments: &mut moments[at * (c + c * c)..][..c + c * c],
+                    da: &mut da[at * m..][..m],
+                    maps: &mut maps[at * o * row..][..o * row],
+                    drift: &mut drift[at * row..][..row],
+                });
+            }
+            shared
+        });
+    let (mut dw2, mut dv, mut dbeta1) = (vec![0.0; o * m], vec![0.0; m * c], vec![0.0; m]);
+    for part in shared {
+        add_panel(&mut dw2, &part.dw2, m);
+        add_panel(&mut dv, &part.dv, c);
+        add(&mut dbeta1, &to_f64(&part.dbeta1));
+    }
+
+    // (ft.2) and (ft.1) back, and dC.
+    let mut dcov = vec![0.0; c * c];
+    let first = saved.scales[1].as_ref().expect("the first convolution is always there");
+    let grads1 = layer_grads(&site.first, first, &dv, &dbeta1, &mut dcov)?;
+    let grads0 = match (&site.bypass, &saved.scales[0]) {
+        (Some(layer), Some(scale)) => Some(layer_grads(layer, scale, &d0, &sum_g, &mut dcov)?),
+        _ => None,
+    };
+    let shape = site.second.weight.shape();
+    let grads2 =
+        LayerGrads { weight: tensor(shape, &dw2)?, gamma: tensor(&[o], &dgamma2)?, beta: tensor(&[o], &sum_g)? };
+
+    // δ_b and C back to the moments of each sample.
+    let dcov: Vec<T> = dcov.iter().map(|&v| T::of(per_sample * v)).collect();
+    let mut mean = vec![0.0; c];
+    for (b, of_sample) in moments.as_mut_slice().chunks_exact_mut(c + c * c).enumerate() {
+        let (ddelta, of_cov) = of_sample.split_at_mut(c);
+        let delta = &saved.delta[b * row..][..c];
+        for j in 0..c {
+            add_scaled(ddelta, delta[j] + delta[j], &dcov[j * c..][..c]); // dC is symmetric
+        }
+        add_scaled(of_cov, T::one(), &dcov);
+        mean.iter_mut().zip(&*ddelta).for_each(|(mean, d)| *mean += per_sample * d.f64());
+    }
+    for of_sample in moments.as_mut_slice().chunks_exact_mut(c + c * c) {
+        of_sample.iter_mut().zip(&mean).for_each(|(d, mean)| *d -= T::of(*mean));
+    }
+    let map = MomentsGrad { dy, maps, drift };
+    let a = Tensor::from_memory([samples, m], da)?;
+    Ok(FoldedGrads { moments, a, layers: [grads0, Some(grads1), Some(grads2)], map })
+}
+
+/// s = γ/√(v + ε): dγ and dv.
+fn through_scale<T: Real>(layer: &Layer<'_, T>, scale: &Scale, ds: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let gamma = layer.gamma.as_slice();
+    let dgamma = ds.iter().zip(&scale.per_deviation).map(|(ds, p)| ds * p).collect();
+    let dvar = (0..ds.len()).map(|i| -0.5 * ds[i] * gamma[i].f64() * scale.per_deviation[i].powi(3)).collect();
+    (dgamma, dvar)
+}
+
+/// A layer whose scaled weights diag(s) W have the gradient `d`, s from diag(W C Wᵀ): its gradients, and its part of dC.
+fn layer_grads<T: Real>(
+    layer: &Layer<'_, T>,
+    scale: &Scale,
+    d: &[f64],
+    dbeta: &[f64],
+    dcov: &mut [f64],
+) -> Result<LayerGrads<T>> {
+    let (rows, w) = (dbeta.len(), to_f64(layer.weight.as_slice()));
+    let c = w.len() / rows;
+    let ds: Vec<f64> = w.chunks_exact(c).zip(d.chunks_exact(c)).map(|(w, d)| inner(w, d)).collect();
+    let (dgamma, dvar) = through_scale(layer, scale, &ds);
+    let mut dw = vec![0.0; w.len()];
+    for i in 0..rows {
+        let (w, wc, d) = (&w[i * c..][..c], &scale.wc[i * c..][..c], &d[i * c..][..c]);
+        for j in 0..c {
+            dw[i * c + j] = scale.s[i] * d[j] + 2.0 * dvar[i] * wc[j];
+            let scaled = dvar[i] * w[j];
+            dcov[j * c..][..c].iter_mut().zip(w).for_each(|(dcov, w)| *dcov += scaled * w);
+        }
+    }
+    let vector = |values: &[f64]| tensor(&[rows], values);
+    Ok(LayerGrads { weight: tensor(layer.weight.shape(), &dw)?, gamma: vector(&dgamma)?, beta: vector(dbeta)? })
+}
+
+/// What some samples contribute to gradients that all share: dW_2 and dV as panels, and dβ_1.
+struct Shared<T> {
+    dw2: Vec<T>,
+    dv: Vec<T>,
+    dbeta1: Vec<T>,
+}
+
+/// (ft.4) to (ft.7) back for one sample.
+struct Sample<'a, T: Real> {
+    saved: &'a Saved<T>,
+    b: usize,
+    w2: &'a [T],
+    dv2: &'a [f64],
+    sum_g: &'a [f64],
+    of: &'a Correlation<T>,
+    shared: &'a mut Shared<T>,
+    /// dδ_b and dC_b, without what comes from dC.
+    moments: &'a mut [T],
+    da: &'a mut [T],
+    /// M_b and M_bᵀ g_b.
+    maps: &'a mut [T],
+    drift: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for Sample<'_, T> {
+    type Output = ();
+
+    // ANCHOR: small_matrices
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        let Sample { saved, b, w2, dv2, sum_g, of, shared, moments, da, maps, drift } = self;
+        let Sizes { samples, c, o, m, .. } = saved.s;
+        let (row, m_row) = (panel_row(c), panel_row(m));
+        let per_sample = 1.0 / samples as f64;
+        let (k, kc) = (&saved.k[b * o * row..][..o * row], &saved.kc[b * o * row..][..o * row]);
+        let (a, u, e) = (&saved.a[b * m..][..m], &saved.u[b * m..][..m], &saved.e[b * o..][..o]);
+        let delta = &saved.delta[b * row..][..row];
+        let mut ddelta = vec![T::zero(); row];
+
+        // Row by row: dK_b, diag(dv_2) K_b / S, de_b, M_b, and what g_b gives.
+        let (mut dk, mut weighted) = (vec![T::zero(); o * row], vec![T::zero(); o * row]);
+        let mut de = vec![T::zero(); o];
+        for i in 0..o {
+            let s2 = saved.second().s[i];
+            let share = per_sample * dv2[i];
+            de[i] = T::of(s2 * (of.g[i] - per_sample * sum_g[i]) + 2.0 * share * e[i].f64());
+            let (g, s2, once, twice) = (T::of(of.g[i]), T::of(s2), T::of(share), T::of(2.0 * share));
+            let (dm, kc, k) = (&of.dm[i * row..][..row], &kc[i * row..][..row], &k[i * row..][..row]);
+            let (dk, weighted) = (&mut dk[i * row..][..row], &mut weighted[i * row..][..row]);
+            for j in 0..row {
+                dk[j] = s2 * dm[j] + twice * kc[j];
+                weighted[j] = once * k[j];
+            }
+            let map = &mut maps[i * row..][..row];
+            saved.map_row(b, i, s2, map);
+            add_scaled(drift, g, map);
+            add_scaled(&mut ddelta, g, &saved.w0[i * row..][..row]);
+        }
+
+        // Vᵀ diag(a_b) as a panel [C, m].
+        let mut vt = vec![T::zero(); c * m_row];
+        for (i, v) in saved.v.chunks_exact(row).enumerate() {
+            vt[i..].iter_mut().step_by(m_row).zip(&v[..c]).for_each(|(vt, &v)| *vt = a[i] * v);
+        }
+        let (of_mean, of_cov) = moments.split_at_mut(c);
+        let mut z = vec![T::zero(); m * row];
+        let product = Product {
+            rows: c,
+            columns: c,
+            a_row: 1,
+            a_step: row,
+            b_row: row,
+            start: Start::Zero,
+            out: of_cov.as_mut_ptr(),
+            out_row: c,
+            rectifier: Rectifier::Identity,
+        };
+        // SAFETY: every panel has the rows and columns that its product names.
+        unsafe {
+            product.run::<V>(&[Chunk { a: weighted.as_ptr(), b: k.as_ptr(), k: o }]);
+            let of_z = Product { rows: m, a_step: m, out: z.as_mut_ptr(), out_row: row, ..product };
+            of_z.run::<V>(&[Chunk { a: w2.as_ptr(), b: dk.as_ptr(), k: o }]);
+            let of_w2 = Product {
+                rows: o,
+                columns: m,
+                a_row: row,
+                a_step: 1,
+                b_row: m_row,
+                start: Start::Output,
+                out: shared.dw2.as_mut_ptr(),
+                out_row: m_row,
+                ..product
+            };
+            of_w2.run::<V>(&[Chunk { a: dk.as_ptr(), b: vt.as_ptr(), k: c }]);
+        }
+
+        // z_b = W_2ᵀ de_b, and what it gives.
+        let (mut z_e, mut gated_u) = (vec![T::zero(); m_row], vec![T::zero(); m_row]);
+        for i in 0..m {
+            gated_u[i] = a[i] * u[i];
+        }
+        for i in 0..o {
+            add_scaled(&mut z_e[..m], de[i], &w2[i * m..][..m]);
+            add_scaled(&mut shared.dw2[i * m_row..][..m_row], de[i], &gated_u);
+        }
+        for i in 0..m {
+            let (z, v, gated) = (&z[i * row..][..row], &saved.v[i * row..][..row], a[i] * z_e[i]);
+            let dv = &mut shared.dv[i * row..][..row];
+            for j in 0..row {
+                dv[j] += a[i] * z[j] + gated * delta[j];
+                ddelta[j] += gated * v[j];
+            }
+            shared.dbeta1[i] += gated;
+            da[i] = dot::<T, V>(z, v) + z_e[i] * u[i];
+        }
+        of_mean.copy_from_slice(&ddelta[..c]);
+    }
+    // ANCHOR_END: small_matrices
+}

@@ -1,0 +1,348 @@
+//! (ft.1) to (ft.7): the small matrices, then one pass over the pixels.
+
+#![allow(unsafe_code, reason = "products take raw pointers")]
+
+use std::ops::Range;
+
+use super::{Layer, Site, Sizes, block, blocks, check_moments, tasks, to_f64};
+use crate::kernels::batch_norm::BatchStats;
+use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
+use crate::kernels::pending::{Loader, Pending, Rectifier};
+use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row};
+use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
+use crate::simd::{Kernel, Vector, dispatch};
+use crate::{Error, Real, Result, Tensor};
+
+/// The output of a site and what its gradients need.
+#[derive(Debug)]
+pub struct Folded<T: Real> {
+    /// y `[N,Cout,H,W]`, rectified.
+    pub y: Tensor<T>,
+    /// The batch statistics of the three batch norms, as the expanded form would see them; the first is the bypass's.
+    pub stats: [Option<BatchStats<T>>; 3],
+    pub(super) saved: Saved<T>,
+}
+
+/// What the backward pass needs of the forward pass: nothing as large as a map. Panels are rows of whole vectors.
+#[derive(Debug)]
+pub(super) struct Saved<T: Real> {
+    pub s: Sizes,
+    /// δ_b, panels `[S, C]`.
+    pub delta: Vec<T>,
+    pub scales: [Option<Scale>; 3],
+    /// a_b `[S, m]`.
+    pub a: Vec<T>,
+    /// V, a panel `[m, C]`, and diag(s_0) W_0, a panel `[Cout, C]` of zeros without a bypass.
+    pub v: Vec<T>,
+    pub w0: Vec<T>,
+    /// K_b and K_b C_b, panels `[S, Cout, C]`.
+    pub k: Vec<T>,
+    pub kc: Vec<T>,
+    /// V δ_b + β_1 `[S, m]`, and e_b − m_2 `[S, Cout]`.
+    pub u: Vec<T>,
+    pub e: Vec<T>,
+}
+
+/// The batch norm behind t = W x: diag(W C Wᵀ) and what follows from it.
+#[derive(Debug, Clone)]
+pub(super) struct Scale {
+    pub mean: Vec<f64>,
+    pub var: Vec<f64>,
+    /// 1/√(var + ε).
+    pub per_deviation: Vec<f64>,
+    /// s = γ/√(var + ε).
+    pub s: Vec<f64>,
+    /// W C `[rows, C]`, where var comes from it.
+    pub wc: Vec<f64>,
+}
+
+impl Scale {
+    fn new<T: Real>(layer: &Layer<'_, T>, mean: Vec<f64>, var: Vec<f64>, wc: Vec<f64>) -> Self {
+        let per_deviation: Vec<f64> = var.iter().map(|var| 1.0 / (var + layer.eps).sqrt()).collect();
+        let s = per_deviation.iter().zip(layer.gamma.as_slice()).map(|(p, gamma)| p * gamma.f64()).collect();
+        Scale { mean, var, per_deviation, s, wc }
+    }
+
+    /// (ft.1), (ft.2): from the moments of x.
+    fn of<T: Real>(layer: &Layer<'_, T>, mu: &[f64], cov: &[f64]) -> Self {
+        let c = mu.len();
+        let w = to_f64(layer.weight.as_slice());
+        let rows = w.len() / c;
+        let mut wc = vec![0.0; rows * c];
+        gemm(
+            Mat::row_major(&w, rows, c),
+            Mat::row_major(cov, c, c),
+            Accumulate::Set,
+            MatMut::row_major(&mut wc, rows, c),
+        );
+        let mean = w.chunks_exact(c).map(|w| inner(w, mu)).collect();
+        let var = w.chunks_exact(c).zip(wc.chunks_exact(c)).map(|(w, wc)| inner(w, wc).max(0.0)).collect();
+        Scale::new(layer, mean, var, wc)
+    }
+
+    fn stats<T: Real>(&self, count: usize) -> Result<BatchStats<T>> {
+        let vector = |values: &[f64]| super::tensor(&[values.len()], values);
+        Ok(BatchStats { mean: vector(&self.mean)?, var: vector(&self.var)?, count })
+    }
+}
+
+pub(super) fn inner(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// A site's output with batch statistics, (ft.1) to (ft.7). `moments` are those of `x`, per sample where there is a gate
+/// `a [N, m]`; the rectifier is applied to `y` as it is written.
+///
+/// # Shapes
+/// `x [N,Cin,H,W]` → `y [N,Cout,H,W]`.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes disagree; [`Error::Invalid`] if a channel has a single value, which has no variance.
+pub fn folded_forward<T: Real>(
+    x: &Pending<T>,
+    moments: &Tensor<T>,
+    site: &Site<'_, T>,
+    a: Option<&Tensor<T>>,
+    rectifier: Rectifier,
+) -> Result<Folded<T>> {
+    const OP: &str = "folded";
+    let s = Sizes::check(OP, &x.z, site, a)?;
+    check_moments(OP, x, &s, moments)?;
+    if s.count() < 2 {
+        let message = "1 value a channel has no variance; train with a larger batch or use eval mode";
+        return Err(Error::invalid(OP, message));
+    }
+    let saved = fold(s, moments, site, a);
+    let [n, _, h, w] = x.z.dims(OP, "x")?;
+    let mut y = Tensor::any([n, s.o, h, w]);
+    let tasks = tasks(s.samples, s.positions);
+    let pixels: Vec<Range<usize>> = tasks.iter().map(|(_, pixels)| pixels.clone()).collect();
+    let parts = parts_mut(y.as_mut_slice(), &pixels, s.o);
+    let (loader, of_sample) = (&x.loader(), s.c + s.c * s.c);
+    let beta = |layer: Option<&Layer<'_, T>>, i: usize| layer.map_or(0.0, |layer| layer.beta.as_slice()[i].f64());
+    let beta: Vec<f64> = (0..s.o).map(|i| beta(site.bypass.as_ref(), i) + beta(Some(&site.second), i)).collect();
+    run_tasks(tasks.into_iter().zip(parts).collect(), s.count() * s.c * s.o, |((b, pixels), y)| {
+        let mean = &moments.as_slice()[b * of_sample..][..s.c];
+        dispatch(Apply { saved: &saved, b, beta: &beta, x: loader, mean, rectifier, pixels, y });
+    });
+    let count = s.count();
+    let [zero, one, two] = &saved.scales;
+    let of = |scale: &Option<Scale>| scale.as_ref().map(|scale| scale.stats(count)).transpose();
+    Ok(Folded { y, stats: [of(zero)?, of(one)?, of(two)?], saved })
+}
+
+impl<T: Real> Saved<T> {
+    pub fn second(&self) -> &Scale {
+        self.scales[2].as_ref().expect("the second convolution is always there")
+    }
+
+    /// Row i of M_b = diag(s_0) W_0 + diag(s_2) K_b.
+    #[inline(always)]
+    pub fn map_row(&self, b: usize, i: usize, s2: T, row: &mut [T]) {
+        let width = row.len();
+        let k = &self.k[(b * self.s.o + i) * width..][..width];
+        let w0 = &self.w0[i * width..][..width];
+        for j in 0..width {
+            row[j] = w0[j] + s2 * k[j];
+        }
+    }
+}
+
+/// (ft.1) to (ft.6).
+fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&Tensor<T>>) -> Saved<T> {
+    let Sizes { samples, c, o, m, .. } = s;
+    let (row, of_sample) = (panel_row(c), c + c * c);
+    let per_sample = 1.0 / samples as f64;
+    // μ, δ_b, C.
+    let mut mu = vec![0.0; c];
+    for moments in moments.as_slice().chunks_exact(of_sample) {
+        mu.iter_mut().zip(moments).for_each(|(mu, mean)| *mu += per_sample * mean.f64());
+    }
+    let mut delta = vec![T::zero(); samples * row];
+    for (delta, moments) in delta.chunks_exact_mut(row).zip(moments.as_slice().chunks_exact(of_sample)) {
+        for i in 0..c {
+            delta[i] = T::of(moments[i].f64() - mu[i]);
+        }
+    }
+    let sums = run_tasks(ranges(samples, PIECES), samples * c * c, |samples: Range<usize>| {
+        let mut cov = vec![0.0; c * c];
+        for b in samples {
+            let (moments, delta) = (&moments.as_slice()[b * of_sample + c..][..c * c], &delta[b * row..][..c]);
+            for i in 0..c {
+                let (cov, moments) = (&mut cov[i * c..][..c], &moments[i * c..][..c]);
+                for j in 0..c {
+                    cov[j] += (moments[j] + delta[i] * delta[j]).f64();
+                }
+            }
+        }
+        cov
+    });
+    let mut cov = vec![0.0; c * c];
+    sums.iter().for_each(|sum| cov.iter_mut().zip(sum).for_each(|(cov, sum)| *cov += per_sample * sum));
+
+    let bypass = site.bypass.as_ref().map(|bypass| Scale::of(bypass, &mu, &cov));
+    let first = Scale::of(&site.first, &mu, &cov);
+    let scaled = |layer: &Layer<'_, T>, scale: &Scale| {
+        let w = layer.weight.as_slice().iter().enumerate();
+        panel(&w.map(|(at, w)| T::of(scale.s[at / c] * w.f64())).collect::<Vec<T>>(), c)
+    };
+    let v = scaled(&site.first, &first);
+    let w0 = match (&site.bypass, &bypass) {
+        (Some(layer), Some(scale)) => scaled(layer, scale),
+        _ => vec![T::zero(); o * row],
+    };
+    let a: Vec<T> = a.map_or_else(|| vec![T::one(); m], |a| a.as_slice().to_vec());
+
+    // (ft.4), sample by sample.
+    let (mut k, mut kc) = (vec![T::zero(); samples * o * row], vec![T::zero(); samples * o * row]);
+    let (mut u, mut e) = (vec![T::zero(); samples * m], vec![T::zero(); samples * o]);
+    let pieces = ranges(samples, PIECES);
+    let (k_parts, kc_parts) = (parts_mut(&mut k, &pieces, o * row), parts_mut(&mut kc, &pieces, o * row));
+    let (u_parts, e_parts) = (parts_mut(&mut u, &pieces, m), parts_mut(&mut e, &pieces, o));
+    let parts = k_parts.into_iter().zip(kc_parts).zip(u_parts).zip(e_parts);
+    let work = samples * o * c * (m + c);
+    let diagonals = run_tasks(pieces.iter().cloned().zip(parts).collect(), work, |(samples, (((k, kc), u), e))| {
+        let mut diagonal = vec![0.0; o];
+        for (at, b) in samples.enumerate() {
+            dispatch(Compose {
+                s,
+                site,
+                a: &a[b * m..][..m],
+                delta: &delta[b * row..][..row],
+                v: &v,
+                cov: &panel(&moments.as_slice()[b * of_sample + c..][..c * c], c),
+                k: &mut k[at * o * row..][..o * row],
+                kc: &mut kc[at * o * row..][..o * row],
+                u: &mut u[at * m..][..m],
+                e: &mut e[at * o..][..o],
+                diagonal: &mut diagonal,
+            });
+        }
+        diagonal
+    });
+
+    // (ft.5), (ft.6).
+    let mut m2 = vec![0.0; o];
+    e.chunks_exact(o).for_each(|e| m2.iter_mut().zip(e).for_each(|(m2, e)| *m2 += per_sample * e.f64()));
+    e.chunks_exact_mut(o).for_each(|e| e.iter_mut().zip(&m2).for_each(|(e, m2)| *e = T::of(e.f64() - m2)));
+    let mut v2 = vec![0.0; o];
+    diagonals.iter().for_each(|d| v2.iter_mut().zip(d).for_each(|(v2, d)| *v2 += per_sample * d));
+    e.chunks_exact(o).for_each(|e| v2.iter_mut().zip(e).for_each(|(v2, e)| *v2 += per_sample * e.f64() * e.f64()));
+    v2.iter_mut().for_each(|v2| *v2 = v2.max(0.0));
+    let second = Scale::new(&site.second, m2, v2, Vec::new());
+    let scales = [bypass, Some(first), Some(second)];
+    Saved { s, delta, scales, a, v, w0, k, kc, u, e }
+}
+
+/// K_b, e_b and K_b C_b of one sample, (ft.4), and diag(K_b C_b K_bᵀ) added up.
+struct Compose<'a, T: Real> {
+    s: Sizes,
+    site: &'a Site<'a, T>,
+    a: &'a [T],
+    delta: &'a [T],
+    v: &'a [T],
+    cov: &'a [T],
+    k: &'a mut [T],
+    kc: &'a mut [T],
+    u: &'a mut [T],
+    e: &'a mut [T],
+    diagonal: &'a mut [f64],
+}
+
+impl<T: Real> Kernel<T> for Compose<'_, T> {
+    type Output = ();
+
+    // ANCHOR: compose
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        let Compose { s: Sizes { c, o, m, .. }, site, a, delta, v, cov, k, kc, u, e, diagonal } = self;
+        let row = panel_row(c);
+        let w2 = site.second.weight.as_slice();
+        let mut gated = v.to_vec();
+        for (i, gated) in gated.chunks_exact_mut(row).enumerate() {
+            u[i] = dot::<T, V>(gated, delta) + site.first.beta.as_slice()[i];
+            gated.iter_mut().for_each(|v| *v = a[i] * *v);
+        }
+        for (e, w) in e.iter_mut().zip(w2.chunks_exact(m)) {
+            *e = T::zero();
+            for i in 0..m {
+                *e += w[i] * a[i] * u[i];
+            }
+        }
+        let product = Product {
+            rows: o,
+            columns: c,
+            a_row: m,
+            a_step: 1,
+            b_row: row,
+            start: Start::Zero,
+            out: k.as_mut_ptr(),
+            out_row: row,
+            rectifier: Rectifier::Identity,
+        };
+        // SAFETY: W_2 is Cout x m, `gated` and `cov` are panels of m and C rows, `k` and `kc` of Cout rows.
+        unsafe {
+            product.run::<V>(&[Chunk { a: w2.as_ptr(), b: gated.as_ptr(), k: m }]);
+            let product = Product { a_row: row, out: kc.as_mut_ptr(), ..product };
+            product.run::<V>(&[Chunk { a: k.as_ptr(), b: cov.as_ptr(), k: c }]);
+        }
+        for (i, diagonal) in diagonal.iter_mut().enumerate() {
+            *diagonal += dot::<T, V>(&k[i * row..][..row], &kc[i * row..][..row]).f64();
+        }
+    }
+    // ANCHOR_END: compose
+}
+
+/// (ft.7) for a run of pixels of one sample.
+struct Apply<'a, T: Real> {
+    saved: &'a Saved<T>,
+    b: usize,
+    /// β_0 + β_2.
+    beta: &'a [f64],
+    x: &'a Loader<'a, T>,
+    mean: &'a [T],
+    rectifier: Rectifier,
+    pixels: Range<usize>,
+    y: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for Apply<'_, T> {
+    type Output = ();
+
+    // ANCHOR: apply
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        let Apply { saved, b, beta, x, mean, rectifier, pixels, y } = self;
+        let Sizes { c, o, .. } = saved.s;
+        let (row, o_row) = (panel_row(c), panel_row(o));
+        // M_bᵀ as a panel, and f_b.
+        let (mut map, mut f) = (vec![T::zero(); c * o_row], vec![T::zero(); o_row]);
+        let mut of_output = vec![T::zero(); row];
+        for i in 0..o {
+            let s2 = saved.second().s[i];
+            saved.map_row(b, i, T::of(s2), &mut of_output);
+            map[i..].iter_mut().step_by(o_row).zip(&of_output[..c]).for_each(|(map, &m)| *map = m);
+            let drift = dot::<T, V>(&saved.w0[i * row..][..row], &saved.delta[b * row..][..row]);
+            f[i] = T::of(beta[i] + drift.f64() + s2 * saved.e[b * o + i].f64());
+        }
+        let mut centred = vec![T::zero(); block(c, o) * c];
+        let first = pixels.start;
+        for block in blocks(pixels, block(c, o)) {
+            x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c);
+            let product = Product {
+                rows: block.len(),
+                columns: o,
+                a_row: c,
+                a_step: 1,
+                b_row: o_row,
+                start: Start::Bias(f.as_ptr()),
+                out: y[(block.start - first) * o..][..block.len() * o].as_mut_ptr(),
+                out_row: o,
+                rectifier,
+            };
+            // SAFETY: `centred` and `y` hold the block's rows, `map` C rows, `f` whole vectors.
+            unsafe { product.run::<V>(&[Chunk { a: centred.as_ptr(), b: map.as_ptr(), k: c }]) };
+        }
+    }
+    // ANCHOR_END: apply
+}

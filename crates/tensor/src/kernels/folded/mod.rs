@@ -1,0 +1,163 @@
+//! A pointwise site of three convolutions and three batch norms as one affine map: outputs, gradients and running
+//! statistics of the expanded form at about the price of one convolution.
+//!
+//! Behind a 1x1 convolution t = W x the batch statistics follow from the moments of x alone: mean(t) = W μ and
+//! var(t) = diag(W C Wᵀ), with μ and C the mean and the covariance of x over samples and positions. So every batch norm
+//! inside the site is known before any convolution runs, and the branch tensors are never made.
+//!
+//! Index 0 is the bypass, 1 and 2 are the convolutions of the branch, b is the sample, x_b is Cin × P.
+//! ```text
+//! μ_b = mean_p x_b    C_b = mean_p (x_b − μ_b)(x_b − μ_b)ᵀ    μ = mean_b μ_b    δ_b = μ_b − μ    C = mean_b (C_b + δ_b δ_bᵀ)
+//! s_0 = γ_0 / √(diag(W_0 C W_0ᵀ) + ε)                                                            (ft.1)
+//! s_1 = γ_1 / √(diag(W_1 C W_1ᵀ) + ε),    V = diag(s_1) W_1                                      (ft.2)
+//! a_b = gate(F(μ_b));  MAConv: 1                                                                 (ft.3)
+//! K_b = W_2 diag(a_b) V,    e_b = W_2 (a_b ⊙ (V δ_b + β_1))                                      (ft.4)
+//! m_2 = mean_b e_b                                                                               (ft.5)
+//! v_2 = mean_b [ diag(K_b C_b K_bᵀ) + (e_b − m_2)² ],    s_2 = γ_2 / √(v_2 + ε)                  (ft.6)
+//! M_b = diag(s_0) W_0 + diag(s_2) K_b,    f_b = β_0 + s_0 ⊙ W_0 δ_b + β_2 + s_2 ⊙ (e_b − m_2)
+//! y_b = M_b (x_b − μ_b 1ᵀ) + f_b 1ᵀ                                                              (ft.7)
+//! dx_b = M_bᵀ dy_b + 2/P dC_b (x_b − μ_b 1ᵀ) + h_b 1ᵀ,    h_b = (dμ_b − M_bᵀ g_b)/P,  g_b = Σ_p dy_b    (ft.8)
+//! ```
+//! Everything is centred, so that a large mean cancels no digits; sums over the batch and the scales are in f64. Without
+//! a gate nothing depends on the sample, and the whole batch counts as *one* sample of N·P positions: that is the only
+//! difference between MAConv and MDConv here.
+
+mod backward;
+mod forward;
+mod moments;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+pub use backward::{FoldedGrads, folded_backward};
+pub use forward::{Folded, folded_forward};
+pub use moments::{MomentsGrad, sample_moments, sample_moments_backward};
+
+use super::pending::Pending;
+use crate::parallel::{PIECES, ranges};
+use crate::{Error, Real, Result, Tensor};
+
+/// A convolution of the site and the batch norm behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a, T: Real> {
+    /// W `[rows, columns, 1, 1]`.
+    pub weight: &'a Tensor<T>,
+    /// γ `[rows]`.
+    pub gamma: &'a Tensor<T>,
+    /// β `[rows]`.
+    pub beta: &'a Tensor<T>,
+    /// ε.
+    pub eps: f64,
+}
+
+/// The three convolutions of a site.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a, T: Real> {
+    /// W_0 `[Cout, Cin]`, if the bypass is there.
+    pub bypass: Option<Layer<'a, T>>,
+    /// W_1 `[m, Cin]`.
+    pub first: Layer<'a, T>,
+    /// W_2 `[Cout, m]`.
+    pub second: Layer<'a, T>,
+}
+
+/// The extents: `samples` groups of `positions` pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sizes {
+    samples: usize,
+    positions: usize,
+    c: usize,
+    o: usize,
+    m: usize,
+}
+
+impl Sizes {
+    fn check<T: Real>(op: &'static str, x: &Tensor<T>, site: &Site<'_, T>, a: Option<&Tensor<T>>) -> Result<Self> {
+        let [n, c, h, w] = x.dims(op, "x")?;
+        let [o, m, _, _] = site.second.weight.dims(op, "W_2")?;
+        let shape = |arg, value: &Tensor<T>, expected: &[usize]| {
+            if value.shape()[..] == *expected {
+                Ok(())
+            } else {
+                Err(Error::shape(op, arg, format!("{expected:?}"), value.shape()))
+            }
+        };
+        shape("W_1", site.first.weight, &[m, c, 1, 1])?;
+        shape("W_2", site.second.weight, &[o, m, 1, 1])?;
+        if let Some(bypass) = &site.bypass {
+            shape("W_0", bypass.weight, &[o, c, 1, 1])?;
+        }
+        for (layer, rows) in [(site.bypass.as_ref(), o), (Some(&site.first), m), (Some(&site.second), o)] {
+            if let Some(layer) = layer {
+                shape("gamma", layer.gamma, &[rows])?;
+                shape("beta", layer.beta, &[rows])?;
+            }
+        }
+        if let Some(a) = a {
+            shape("a", a, &[n, m])?;
+        }
+        let (samples, positions) = grouped(n, h * w, a.is_some());
+        Ok(Sizes { samples, positions, c, o, m })
+    }
+
+    /// Values a channel has.
+    fn count(&self) -> usize {
+        self.samples * self.positions
+    }
+}
+
+/// Samples and positions of each: without a gate the batch counts as one.
+fn grouped(n: usize, positions: usize, per_sample: bool) -> (usize, usize) {
+    if per_sample { (n, positions) } else { (1, n * positions) }
+}
+
+/// The tasks of a pass over the pixels: each a sample, or a part of one where there are few.
+fn tasks(samples: usize, positions: usize) -> Vec<(usize, Range<usize>)> {
+    let parts = PIECES.div_ceil(samples.max(1));
+    (0..samples)
+        .flat_map(|b| {
+            let of_sample = ranges(positions, parts);
+            of_sample.into_iter().map(move |p| (b, b * positions + p.start..b * positions + p.end))
+        })
+        .collect()
+}
+
+/// Adds up consecutive results of the same sample.
+fn join_parts<A>(parts: Vec<(usize, A)>, mut join: impl FnMut(&mut A, A)) -> Vec<A> {
+    let mut of_sample: Vec<A> = Vec::new();
+    for (b, part) in parts {
+        match of_sample.get_mut(b) {
+            Some(sum) => join(sum, part),
+            None => of_sample.push(part),
+        }
+    }
+    of_sample
+}
+
+/// Pixels of a block: it stays in the first cache.
+fn block(c: usize, o: usize) -> usize {
+    ((1 << 11) / c.max(o)).clamp(8, 64)
+}
+
+/// `pixels` in blocks of at most `step`.
+fn blocks(pixels: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    pixels.clone().step_by(step).map(move |start| start..(start + step).min(pixels.end))
+}
+
+fn to_f64<T: Real>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|v| v.f64()).collect()
+}
+
+fn tensor<T: Real>(shape: &[usize], values: &[f64]) -> Result<Tensor<T>> {
+    Tensor::from_memory(shape, values.iter().map(|&v| T::of(v)).collect())
+}
+
+/// The map whose moments these are must be the one that the site reads.
+fn check_moments<T: Real>(op: &'static str, x: &Pending<T>, s: &Sizes, moments: &Tensor<T>) -> Result<()> {
+    let expected = [s.samples, s.c + s.c * s.c];
+    if moments.shape()[..] == expected {
+        return Ok(());
+    }
+    Err(Error::shape(op, "moments", format!("{expected:?} of x {:?}", x.z.shape()), moments.shape()))
+}

@@ -1,0 +1,236 @@
+//! Mean and covariance of every sample, and the pass back from their gradients to the map.
+
+#![allow(unsafe_code, reason = "products take raw pointers")]
+
+use std::ops::Range;
+
+use super::{block, blocks, grouped, join_parts, tasks};
+use crate::kernels::moments::Sums;
+use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, total};
+use crate::kernels::tile::{Chunk, Product, Start, panel, panel_row};
+use crate::parallel::{parts_mut, run_tasks};
+use crate::simd::{Kernel, Vector, dispatch};
+use crate::{Error, Real, Result, Tensor};
+
+/// μ_b and C_b, a row a sample: `[S, C + C·C]`, the mean first. S is N, or 1 where the batch counts as one sample.
+///
+/// # Shapes
+/// `x [N,C,H,W]` → `[N, C + C·C]` or `[1, C + C·C]`.
+///
+/// # Errors
+/// [`Error::Shape`] if the rank is not 4, [`Error::Invalid`] if there is no pixel.
+pub fn sample_moments<T: Real>(x: &Pending<T>, per_sample: bool) -> Result<Tensor<T>> {
+    const OP: &str = "sample_moments";
+    let [n, c, h, w] = x.z.dims(OP, "x")?;
+    let (samples, positions) = grouped(n, h * w, per_sample);
+    if samples * positions == 0 || c == 0 {
+        return Err(Error::invalid(OP, format!("a map of shape {:?} has no moments", x.z.shape())));
+    }
+    let loader = &x.loader();
+    let work = x.z.len() * c;
+    let parts = run_tasks(tasks(samples, positions), work, |(b, pixels)| (b, dispatch(Gather { loader, pixels })));
+    let of_sample = join_parts(parts, |all, part| all.join(&part));
+    let mut rows = Vec::with_capacity(samples * (c + c * c));
+    for of in of_sample {
+        rows.extend(of.mean.iter().map(|&v| T::of(v)));
+        rows.extend(of.covariance);
+    }
+    Tensor::from_memory([samples, c + c * c], rows)
+}
+
+/// Moments of some pixels.
+struct Moments<T> {
+    count: f64,
+    mean: Vec<f64>,
+    covariance: Vec<T>,
+}
+
+impl<T: Real> Moments<T> {
+    /// Takes in other pixels: the covariance grows by the product of the distances between the means.
+    fn join(&mut self, other: &Moments<T>) {
+        let c = self.mean.len();
+        let count = self.count + other.count;
+        let (own, theirs) = (self.count / count, other.count / count);
+        let distance: Vec<f64> = other.mean.iter().zip(&self.mean).map(|(a, b)| a - b).collect();
+        for i in 0..c {
+            for j in 0..c {
+                let at = i * c + j;
+                let within = own * self.covariance[at].f64() + theirs * other.covariance[at].f64();
+                self.covariance[at] = T::of(within + own * theirs * distance[i] * distance[j]);
+            }
+            self.mean[i] += theirs * distance[i];
+        }
+        self.count = count;
+    }
+}
+
+/// The moments of a run of pixels, gathered around the first one.
+struct Gather<'a, T: Real> {
+    loader: &'a Loader<'a, T>,
+    pixels: Range<usize>,
+}
+
+impl<T: Real> Kernel<T> for Gather<'_, T> {
+    type Output = Moments<T>;
+
+    // ANCHOR: gather_moments
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Moments<T> {
+        let c = self.loader.c;
+        let row = panel_row(c);
+        let count = self.pixels.len() as f64;
+        let mut pivot = vec![T::zero(); row];
+        self.loader.load::<V>(self.pixels.start, 1, None, &mut pivot, row);
+        let (mut made, mut squares, mut sums) =
+            (vec![T::zero(); block(c, c) * row], vec![T::zero(); c * row], vec![T::zero(); row]);
+        for block in blocks(self.pixels.clone(), block(c, c)) {
+            self.loader.load::<V>(block.start, block.len(), Some(&pivot[..c]), &mut made, row);
+            for x in made.chunks_exact(row).take(block.len()) {
+                sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x);
+            }
+            let product = Product {
+                rows: c,
+                columns: c,
+                a_row: 1,
+                a_step: row,
+                b_row: row,
+                start: Start::Output,
+                out: squares.as_mut_ptr(),
+                out_row: row,
+                rectifier: Rectifier::Identity,
+            };
+            // SAFETY: `made` holds the block's rows, `squares` C rows.
+            unsafe { product.run::<V>(&[Chunk { a: made.as_ptr(), b: made.as_ptr(), k: block.len() }]) };
+        }
+        let distance: Vec<T> = sums[..c].iter().map(|&sum| sum / T::of(count)).collect();
+        let per_pixel = T::of(1.0 / count);
+        let mut covariance = Vec::with_capacity(c * c);
+        for i in 0..c {
+            let squares = squares[i * row..][..c].iter().zip(&distance);
+            covariance.extend(squares.map(|(&square, &d)| square * per_pixel - distance[i] * d));
+            covariance[i * c + i] = covariance[i * c + i].max(T::zero()); // rounding of a constant channel
+        }
+        let mean = distance.iter().zip(&pivot).map(|(d, pivot)| pivot.f64() + d.f64()).collect();
+        Moments { count, mean, covariance }
+    }
+    // ANCHOR_END: gather_moments
+}
+
+/// What the site has left to be done to the map's gradient once the gradients of all moments are there.
+#[derive(Clone, Debug)]
+pub struct MomentsGrad<T: Real> {
+    /// dy `[N,Cout,H,W]`, behind the site's rectifier.
+    pub dy: PendingGrad<T>,
+    /// M_b as panels `[S, Cout, C]`.
+    pub(super) maps: Vec<T>,
+    /// M_bᵀ g_b as panels `[S, C]`.
+    pub(super) drift: Vec<T>,
+}
+
+/// (ft.8): one pass over `dy` and `x`. `grad` is the gradient of [`sample_moments`]; `site` comes from
+/// [`folded_backward`](super::folded_backward), and without it the map has been read by nobody else.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes disagree.
+pub fn sample_moments_backward<T: Real>(
+    x: &Pending<T>,
+    moments: &Tensor<T>,
+    grad: &Tensor<T>,
+    site: Option<&MomentsGrad<T>>,
+) -> Result<MaskedGrad<T>> {
+    const OP: &str = "sample_moments_backward";
+    let [n, c, h, w] = x.z.dims(OP, "x")?;
+    let [samples, _] = grad.dims(OP, "grad")?;
+    if grad.shape() != moments.shape() || samples == 0 || moments.shape()[1] != c + c * c {
+        return Err(Error::shape(OP, "grad", format!("{:?}", moments.shape()), grad.shape()));
+    }
+    let positions = n * h * w / samples;
+    let gradient = site.map(|site| site.dy.loader());
+    let o = gradient.as_ref().map_or(0, |dy| dy.c);
+    let mut dx = Tensor::any(x.z.shape());
+    let tasks = tasks(samples, positions);
+    let pixels: Vec<Range<usize>> = tasks.iter().map(|(_, pixels)| pixels.clone()).collect();
+    let parts = parts_mut(dx.as_mut_slice(), &pixels, c);
+    let loader = &x.loader();
+    let (row, of_map) = (panel_row(c), o * panel_row(c));
+    let sums = run_tasks(tasks.into_iter().zip(parts).collect(), x.z.len() * (c + o), |((b, pixels), dx)| {
+        let mean = &moments.as_slice()[b * (c + c * c)..][..c];
+        let (dmean, dcov) = grad.as_slice()[b * (c + c * c)..][..c + c * c].split_at(c);
+        let per_position = 1.0 / positions as f64;
+        // 2/P sym(dC_b), as a panel.
+        let symmetric: Vec<T> =
+            (0..c * c).map(|at| T::of(per_position * (dcov[at].f64() + dcov[at % c * c + at / c].f64()))).collect();
+        let mut h = vec![T::zero(); row];
+        for (i, h) in h[..c].iter_mut().enumerate() {
+            let drift = site.map_or(T::zero(), |site| site.drift[b * row + i]);
+            *h = (dmean[i] - drift) * T::of(per_position);
+        }
+        dispatch(Spread {
+            x: loader,
+            mean,
+            dy: gradient.as_ref().zip(site).map(|(dy, site)| (dy, &site.maps[b * of_map..][..of_map])),
+            dcov: &panel(&symmetric, c),
+            h: &h,
+            pixels,
+            dx,
+        })
+    });
+    Ok(MaskedGrad { dy: dx, sums: total(sums, loader) })
+}
+
+/// (ft.8) for a run of pixels of one sample.
+struct Spread<'a, T: Real> {
+    x: &'a Loader<'a, T>,
+    mean: &'a [T],
+    /// dy and the panel M_b.
+    dy: Option<(&'a GradLoader<'a, T>, &'a [T])>,
+    /// 2/P sym(dC_b).
+    dcov: &'a [T],
+    h: &'a [T],
+    pixels: Range<usize>,
+    dx: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for Spread<'_, T> {
+    type Output = Sums;
+
+    // ANCHOR: spread
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Sums {
+        let Spread { x, mean, dy, dcov, h, pixels, dx } = self;
+        let c = x.c;
+        let o = dy.map_or(c, |(dy, _)| dy.c);
+        let (c_row, o_row) = (panel_row(c), panel_row(o));
+        let mut sums = Sums::zeros(c);
+        let (mut centred, mut dz) = (vec![T::zero(); block(c, o) * c_row], vec![T::zero(); block(c, o) * o_row]);
+        let first = pixels.start;
+        for block in blocks(pixels, block(c, o)) {
+            x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
+            let dx = &mut dx[(block.start - first) * c..][..block.len() * c];
+            let mut product = Product {
+                rows: block.len(),
+                columns: c,
+                a_row: c_row,
+                a_step: 1,
+                b_row: c_row,
+                start: Start::Bias(h.as_ptr()),
+                out: dx.as_mut_ptr(),
+                out_row: c,
+                rectifier: Rectifier::Identity,
+            };
+            // SAFETY: `centred`, `dz` and `dx` hold the block's rows, the panels C and Cout rows, `h` whole vectors.
+            unsafe {
+                product.run::<V>(&[Chunk { a: centred.as_ptr(), b: dcov.as_ptr(), k: c }]);
+                if let Some((dy, maps)) = dy {
+                    dy.load::<V>(block.start, block.len(), &mut dz, o_row);
+                    product.start = Start::Output;
+                    product.a_row = o_row;
+                    product.run::<V>(&[Chunk { a: dz.as_ptr(), b: maps.as_ptr(), k: o }]);
+                }
+            }
+            x.finish::<V>(block.start, dx, &mut sums);
+        }
+        sums
+    }
+    // ANCHOR_END: spread
+}
