@@ -109,6 +109,14 @@ impl SetOptions {
     pub fn fitting(&self, kind: Kind, input: [usize; 3], classes: usize) -> Self {
         let mut options = self.clone();
         let takes = |key| kind.options().contains(&key);
+        if takes("split") {
+            options.split = options.split.or(match classes {
+                62 => Some(EmnistSplit::ByClass),
+                26 => Some(EmnistSplit::Letters),
+                10 => Some(EmnistSplit::Digits),
+                _ => None,
+            });
+        }
         if takes("labels") {
             options.labels = options.labels.or((classes == 20).then_some(Labels::Coarse));
         }
@@ -119,7 +127,10 @@ impl SetOptions {
     }
 
     /// Checks ranges, and that `kind` knows every option given.
-    pub(crate) fn check(&self, kind: Kind) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], which names the option.
+    pub fn check(&self, kind: Kind) -> Result<()> {
         let given = [
             self.fraction.is_some(),
             self.folder.is_some(),

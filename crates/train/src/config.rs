@@ -7,7 +7,7 @@ pub use resolve::ConfigFile;
 
 use std::path::PathBuf;
 
-use gatefold_data::Kind;
+use gatefold_data::{Kind, SetOptions};
 use gatefold_layers::ConvKind;
 use gatefold_models::Backbone;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{LearningRate, Schedule};
 
 /// The configuration of a run. In TOML the keys are the fields' names with hyphens; `[conv]` and `[schedule]` are
-/// tables with a `kind` and its options.
+/// tables with a `kind` and its options, `[data]` one with the options of the data set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
@@ -65,6 +65,9 @@ pub struct Config {
     pub conv: ConvKind,
     /// How the learning rate changes.
     pub schedule: Schedule,
+    /// The options of the data set.
+    #[serde(default, skip_serializing_if = "SetOptions::is_empty")]
+    pub data: SetOptions,
 }
 
 /// The element type of a run.
@@ -78,9 +81,14 @@ pub enum Precision {
 }
 
 impl Config {
-    /// The defaults for a data set: the paper's CIFAR recipe, and a shorter one for the digits.
+    /// The defaults for a data set: the paper's CIFAR recipe, a shorter one for the digits, and for ImageNet that of the ImageNet
+    /// example of PyTorch.
     pub fn defaults(dataset: Kind) -> Self {
-        let (epochs, batch_size) = if dataset == Kind::Digits { (60, 64) } else { (200, 128) };
+        let (epochs, batch_size, weight_decay, schedule) = match dataset {
+            Kind::Digits => (60, 64, 5e-4, "cosine"),
+            Kind::Imagenet => (90, 256, 1e-4, "step"),
+            _ => (200, 128, 5e-4, "cosine"),
+        };
         let gatefold_data::Augment { pad, flip } = dataset.augment();
         Config {
             dataset: dataset.name().to_owned(),
@@ -90,7 +98,7 @@ impl Config {
             batch_size,
             lr: 0.1,
             momentum: 0.9,
-            weight_decay: 5e-4,
+            weight_decay,
             warmup_epochs: 0,
             label_smoothing: 0.0,
             seed: 0,
@@ -103,7 +111,8 @@ impl Config {
             flip,
             shuffle: true,
             conv: ConvKind::named("mdconv").expect("the default kind exists"),
-            schedule: Schedule::named("cosine").expect("the default schedule exists"),
+            schedule: Schedule::named(schedule).expect("the default schedule exists"),
+            data: SetOptions::default(),
         }
     }
 

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use gatefold_data::{Dataset, Kind, load};
+use gatefold_data::{Dataset, Kind, Normalisation, Request, load};
 use gatefold_models::{Description, Model, file};
+use gatefold_train::Config;
 use gatefold_train::evaluate::evaluate;
+use toml::{Table, Value};
 
 use crate::{place, print};
 
@@ -22,6 +24,9 @@ pub struct Test {
     /// The first N test images [default: all; of verify 1000]
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// An option of the data set, for example data.folder=photos [default: as the model wants its images]
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
+    set: Vec<String>,
 }
 
 /// What `eval` takes.
@@ -39,7 +44,18 @@ pub struct Args {
 /// The test images of a model, or those asked for instead.
 pub fn test_set(description: &Description, test: &Test) -> anyhow::Result<Arc<Dataset>> {
     let kind: Kind = test.data.as_deref().unwrap_or(&description.dataset).parse()?;
-    let loaded = load(kind, &place::data_dir(test.data_dir.as_deref()), test.limit)?;
+    let dataset = Table::from_iter([("dataset".to_owned(), Value::String(kind.name().to_owned()))]);
+    let options = Config::resolve(None, dataset, &super::train::pairs(&test.set)?)?.data;
+    let request = Request {
+        limit: test.limit,
+        options: options.fitting(kind, description.input, description.classes.len()),
+        // The model's own: nothing need be measured.
+        normalisation: Some(Normalisation {
+            mean: description.normalisation.mean.clone(),
+            std: description.normalisation.std.clone(),
+        }),
+    };
+    let loaded = load(kind, &place::data_dir(test.data_dir.as_deref()), request)?;
     print::remarks(&loaded);
     let (set, model) = (loaded.split.test.shape(), description.input);
     if set != model {

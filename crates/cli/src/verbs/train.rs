@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use gatefold_data::{Kind, Loaded, load};
+use gatefold_data::{Kind, Loaded, Request, load};
 use gatefold_tensor::Real;
 use gatefold_train::{
     Conclusion, Config, ConfigFile, Error, Outcome, Precision, RunDir, RunRecord, Status, Trainer, conclude,
@@ -16,7 +16,8 @@ use crate::{place, print};
 /// What `train` takes.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The data set: digits (embedded) or cifar10 [default: digits]
+    /// The data set: digits (embedded), cifar10, cifar100, svhn, mnist, fashion-mnist, emnist, imagenet, folder or idx
+    /// [default: digits]
     dataset: Option<String>,
     /// The backbone: smallnet [default: smallnet]
     #[arg(long)]
@@ -27,10 +28,10 @@ pub struct Args {
     /// Width multiplier [default: 1]
     #[arg(long, value_name = "X")]
     width: Option<f64>,
-    /// Epochs [default: 200; digits 60]
+    /// Epochs [default: 200; digits 60; imagenet 90]
     #[arg(long, value_name = "N")]
     epochs: Option<i64>,
-    /// Images in a batch [default: 128; digits 64]
+    /// Images in a batch [default: 128; digits 64; imagenet 256]
     #[arg(long, value_name = "N")]
     batch_size: Option<i64>,
     /// Learning rate at the start [default: 0.1]
@@ -39,10 +40,10 @@ pub struct Args {
     /// Momentum of SGD [default: 0.9]
     #[arg(long, value_name = "X")]
     momentum: Option<f64>,
-    /// Weight decay on all parameters [default: 5e-4]
+    /// Weight decay on all parameters [default: 5e-4; imagenet 1e-4]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
-    /// Learning rates by epoch: cosine, step or constant [default: cosine]
+    /// Learning rates by epoch: cosine, step or constant [default: cosine; imagenet step]
     #[arg(long, value_name = "NAME")]
     schedule: Option<String>,
     /// Names every random choice [default: 0]
@@ -54,6 +55,12 @@ pub struct Args {
     /// The first N training and the first N test images [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<i64>,
+    /// The first ⌈X·n⌉ training images of each class [default: 1]
+    #[arg(long, value_name = "X")]
+    fraction: Option<f64>,
+    /// Side in pixels that image files are brought to [default: 224]
+    #[arg(long, value_name = "N")]
+    input_size: Option<i64>,
     /// Stop after N optimiser steps in all [default: all epochs]
     #[arg(long, value_name = "N")]
     steps: Option<i64>,
@@ -101,6 +108,8 @@ impl Args {
             ("seed", integer(self.seed)),
             ("precision", text(&self.precision)),
             ("limit", integer(self.limit)),
+            ("data.fraction", float(self.fraction)),
+            ("data.input-size", integer(self.input_size)),
             ("steps", integer(self.steps)),
             ("init", text(&self.init)),
             ("augment", off(self.no_augment)),
@@ -143,7 +152,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// The data set of a configuration; what its user should know of the files goes to stderr.
 pub fn load_set(config: &Config, data_dir: &Path) -> anyhow::Result<Loaded> {
     let kind: Kind = config.dataset.parse()?;
-    let loaded = load(kind, data_dir, config.limit)?;
+    let request = Request { limit: config.limit, options: config.data.clone(), normalisation: None };
+    let loaded = load(kind, data_dir, request)?;
     print::remarks(&loaded);
     Ok(loaded)
 }

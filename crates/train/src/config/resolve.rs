@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
-use gatefold_data::Kind;
+use gatefold_data::{Kind, SetOptions};
 use gatefold_layers::ConvKind;
 use serde::Serialize;
 use toml::{Table, Value};
@@ -17,6 +17,9 @@ use crate::{Error, Result, Schedule};
 /// Keys without a default, and the text after `--set` that takes a value from them again.
 const OPTIONAL: &[&str] = &["init", "limit", "steps"];
 const NONE: &str = "none";
+
+/// What stands before the options of the data set, none of which has a default.
+const DATA: &str = "data.";
 
 /// Tables whose key `kind` says which options there are.
 const GROUPS: &[&str] = &["conv", "schedule"];
@@ -58,7 +61,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::File(path) => write!(f, "`{}`", path.display()),
             Origin::Flag(key) if key == "dataset" => f.write_str("the data set"),
-            Origin::Flag(key) => write!(f, "--{}", key.trim_end_matches(".kind")),
+            Origin::Flag(key) => write!(f, "--{}", key.trim_end_matches(".kind").trim_start_matches(DATA)),
             Origin::Set(key, value) => write!(f, "--set {key}={value}"),
         }
     }
@@ -134,6 +137,13 @@ impl Config {
             let expected = expected(key).expect("every key with a range says which");
             return fail(key, format!("`{key}` is {value}, expected {expected}"));
         }
+        let kind: Kind = self.dataset.parse().expect("the data set was read before");
+        match self.data.check(kind) {
+            Err(gatefold_data::Error::Invalid { what, why }) => {
+                return fail(&format!("{DATA}{what}"), format!("`{DATA}{what}`: {why}"));
+            }
+            checked => checked?,
+        }
         self.conv.check().or_else(|why| fail("conv.", format!("`conv`: {why}")))
     }
 }
@@ -176,7 +186,7 @@ fn read_sets(sets: &[(String, String)]) -> Vec<Assignment> {
     let of = |(key, text): &(String, String)| {
         let origin = Origin::Set(key.clone(), text.clone());
         let key = full_key(key.trim().to_owned());
-        if OPTIONAL.contains(&key.as_str()) && text.trim() == NONE {
+        if is_optional(&key) && text.trim() == NONE {
             return Assignment { key, values: Vec::new(), origin };
         }
         let parsed = format!("x = {text}").parse::<Table>().ok().filter(|table| table.len() == 1);
@@ -250,7 +260,8 @@ fn as_table(value: &impl Serialize) -> Table {
 
 fn assign(table: &mut Table, assignment: &Assignment) -> Result<()> {
     if assignment.values.is_empty() {
-        table.remove(&assignment.key);
+        let (table, key) = owner(table, &assignment.key);
+        table.remove(key);
         return Ok(());
     }
     let mut why = None;
@@ -274,15 +285,24 @@ fn assign(table: &mut Table, assignment: &Assignment) -> Result<()> {
 }
 
 fn insert(table: &mut Table, key: &str, value: Value) {
+    let (table, key) = owner(table, key);
+    table.insert(key.to_owned(), value);
+}
+
+/// The table that a key stands in, and its name there.
+fn owner<'a>(table: &'a mut Table, key: &'a str) -> (&'a mut Table, &'a str) {
     match key.split_once('.') {
-        Some((group, option)) if GROUPS.contains(&group) => {
-            let options = table[group].as_table_mut().expect("a group is a table");
-            options.insert(option.to_owned(), value);
+        Some((group, option)) if GROUPS.contains(&group) || DATA.trim_end_matches('.') == group => {
+            let options = table.entry(group).or_insert_with(|| Value::Table(Table::new()));
+            (options.as_table_mut().expect("a group is a table"), option)
         }
-        _ => {
-            table.insert(key.to_owned(), value);
-        }
+        _ => (table, key),
     }
+}
+
+/// Whether a key may be missing.
+fn is_optional(key: &str) -> bool {
+    OPTIONAL.contains(&key) || key.strip_prefix(DATA).is_some_and(|option| SetOptions::KEYS.contains(&option))
 }
 
 /// Every key that the table may have, groups dotted.
@@ -291,7 +311,8 @@ fn known_keys(table: &Table) -> Vec<String> {
         Value::Table(options) => options.keys().map(|option| format!("{key}.{option}")).collect(),
         _ => vec![key.clone()],
     });
-    keys.chain(OPTIONAL.iter().map(|key| (*key).to_owned())).collect()
+    let of_data = SetOptions::KEYS.iter().map(|option| format!("{DATA}{option}"));
+    keys.chain(OPTIONAL.iter().map(|key| (*key).to_owned())).chain(of_data).collect()
 }
 
 fn wrong_value(assignment: &Assignment, why: Option<String>) -> Error {

@@ -196,7 +196,7 @@ fn a_wrong_value_says_which_key_what_came_and_what_was_expected() {
         ("seed", "9223372036854775808", "a whole number from 0"),
         ("precision", "f16", "one of f32, f64"),
         ("model", "smalnet", "smallnet"),
-        ("dataset", "mnist", "digits"),
+        ("dataset", "minist", "digits"),
         ("conv", "mdcon", "mdconv"),
         ("conv", "3", "mdconv"),
         ("schedule", "linear", "one of cosine, step, constant"),
@@ -235,5 +235,46 @@ fn a_wrong_flag_is_wrong_usage() {
         let error = Config::resolve(None, flags(text), &[]).unwrap_err();
         assert_eq!(error.exit_status(), 2, "{error}");
         assert!(error.to_string().starts_with(place), "{error}");
+    }
+}
+
+#[test]
+fn options_of_the_data_set_stand_in_a_table_of_their_own() {
+    let config = |set: &str, pairs: &[(&str, &str)]| {
+        Config::resolve(None, flags(&format!("dataset = '{set}'\n'data.fraction' = 0.5")), &sets(pairs))
+    };
+    let coarse = config("cifar100", &[("data.labels", "coarse")]).unwrap();
+    assert_eq!((coarse.data.fraction, coarse.data.labels), (Some(0.5), Some(gatefold_data::Labels::Coarse)));
+    assert_eq!(by_file(&coarse.to_toml()).unwrap(), coarse);
+    assert_eq!(config("cifar100", &[("data.fraction", "none")]).unwrap().data, SetOptions::default());
+    assert!(!by_sets(&[]).unwrap().to_toml().contains("[data]"), "nothing is said where nothing was asked for");
+
+    let of_another = config("cifar10", &[("data.labels", "coarse")]).unwrap_err();
+    assert_eq!(of_another.exit_status(), 4);
+    let text = of_another.to_string();
+    assert_eq!(text, "--set data.labels=coarse: `data.labels`: cifar10 has no such option; it is one of cifar100");
+    let out_of_range = Config::resolve(None, flags("dataset = 'svhn'\n'data.fraction' = 1.5"), &[]).unwrap_err();
+    assert_eq!(out_of_range.exit_status(), 2);
+    assert!(out_of_range.to_string().starts_with("--fraction: `data.fraction`: 1.5 is no share"), "{out_of_range}");
+    for (key, nearest) in
+        [("fraction", "data.fraction"), ("data.label", "data.labels"), ("data.inputsize", "data.input-size")]
+    {
+        let text = by_sets(&[(key, "1")]).unwrap_err().to_string();
+        assert!(text.ends_with(&format!("the nearest one is `{nearest}`")), "{text}");
+    }
+    let text = config("cifar100", &[("data.labels", "rough")]).unwrap_err().to_string();
+    assert!(text.contains("`data.labels` is `rough`") && text.contains("coarse"), "{text}");
+}
+
+#[test]
+fn imagenet_has_the_recipe_of_its_example() {
+    let config = by_sets(&[("dataset", "imagenet")]).unwrap();
+    assert_eq!(
+        (config.epochs, config.batch_size, config.weight_decay, config.pad, config.flip),
+        (90, 256, 1e-4, 0, true)
+    );
+    let rates: Vec<f64> = [0, 29, 30, 60, 89].iter().map(|&epoch| config.lr_at(epoch)).collect();
+    for (rate, expected) in rates.iter().zip([0.1, 0.1, 0.01, 0.001, 0.001]) {
+        assert!((rate - expected).abs() < 1e-12, "{rates:?}");
     }
 }
