@@ -127,3 +127,20 @@ pub fn fold_and_verify<T: Real>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_makes_another_input_is_named() {
+        let a = Normalisation { maximum: 255, mean: vec![0.5], std: vec![0.25] };
+        let cause = |b: Normalisation| other_input(&a, &b);
+        assert_eq!(cause(a.clone()), None);
+        let mean = cause(Normalisation { mean: vec![0.4], ..a.clone() }).unwrap();
+        assert!(mean.starts_with("normalisation: the mean of a pixel is [0.5] in A and [0.4] in B"), "{mean}");
+        assert!(cause(Normalisation { std: vec![0.2], ..a.clone() }).unwrap().contains("the deviation of a pixel"));
+        let maximum = cause(Normalisation { maximum: 16, ..a.clone() }).unwrap();
+        assert!(maximum.contains("the largest value of a pixel is 255 in A and 16 in B"), "{maximum}");
+    }
+}

@@ -51,7 +51,7 @@ impl<'a, T: Real> Suspects<'a, T> {
         let Some(evidence) = self.evidence(figures, limit, images)? else {
             return Ok("another run of the same comparison does not part: A or B is not deterministic".to_owned());
         };
-        let checks: [fn(&Evidence<'_, T>) -> Result<Option<String>>; 6] =
+        let checks: [fn(&Evidence<'_, T>) -> Cause; 6] =
             [a_not_finite, only_at_the_border, only_rounded, stored_tensors, another_image, permuted];
         for check in checks {
             if let Some(cause) = check(&evidence)? {
