@@ -371,7 +371,7 @@ fn folding_pays(spec: &SiteSpec, m: usize, gated: bool, [n, p]: [usize; 2]) -> b
     /// A multiply-accumulate of a product over pixels.
     const PIXEL: f64 = 0.02;
     /// One of a sample's small matrices.
-    const SMALL: f64 = 0.05;
+    const SMALL: f64 = 0.03;
     /// One element of a pass over a map.
     const PASS: f64 = 0.25;
     let [c, o, m, n, p] = [spec.cin, spec.cout, m, n, p].map(|v| v as f64);

@@ -209,6 +209,39 @@ pub(crate) fn dot<T: Real, V: Vector<T>>(a: &[T], b: &[T]) -> T {
     lanes.iter().fold(T::zero(), |sum, &lane| sum + lane)
 }
 
+/// Adds to `sums` the rows of a panel.
+///
+/// # Panics
+/// If the rows are no whole vectors.
+#[inline(always)]
+pub(crate) fn add_rows<T: Real, V: Vector<T>>(sums: &mut [T], rows: &[T]) {
+    let width = sums.len();
+    assert!(width % V::LANES == 0 && rows.len() % width == 0);
+    for at in (0..width).step_by(V::LANES) {
+        // SAFETY: every vector lies inside its row.
+        unsafe {
+            // Two sums: an addition need not wait for the one before it.
+            let mut sum = [V::load(sums.as_ptr().add(at)), V::splat(T::zero())];
+            let mut row = rows.as_ptr().add(at);
+            for _ in 0..rows.len() / width {
+                sum = [sum[1], sum[0].add(V::load(row))];
+                row = row.wrapping_add(width);
+            }
+            sum[0].add(sum[1]).store(sums.as_mut_ptr().add(at));
+        }
+    }
+}
+
+/// Asks for the memory behind `out` that the next block of as many elements will be written to: a store to a map that
+/// lies beyond the second cache waits for its line otherwise.
+#[inline(always)]
+pub(crate) fn prefetch_after<T: Real, V: Vector<T>>(out: &[T]) {
+    let end = out.as_ptr_range().end;
+    for at in (0..out.len()).step_by(64 / size_of::<T>()) {
+        V::prefetch_write(end.wrapping_add(at));
+    }
+}
+
 /// `y += factor · x` over a row.
 #[inline(always)]
 pub(crate) fn add_scaled<T: Real>(y: &mut [T], factor: T, x: &[T]) {

@@ -48,6 +48,9 @@ pub trait Vector<T: Real>: Copy + Send + Sync {
     /// Asks for the memory at `from` ahead of time. Any address will do.
     fn prefetch(from: *const T);
 
+    /// The same for memory that will be written.
+    fn prefetch_write(to: *const T);
+
     /// `self + other`.
     fn add(self, other: Self) -> Self;
     /// `self − other`.

@@ -55,6 +55,9 @@ impl<T: Real> Vector<T> for Portable<T> {
     fn prefetch(_: *const T) {}
 
     #[inline(always)]
+    fn prefetch_write(_: *const T) {}
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         self.each(other, |a, b| a + b)
     }

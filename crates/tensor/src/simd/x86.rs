@@ -52,6 +52,10 @@ macro_rules! avx512 {
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
             }
             #[inline(always)]
+            fn prefetch_write(to: *const $t) {
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(to.cast()) }
+            }
+            #[inline(always)]
             fn add(self, other: Self) -> Self {
                 $name(unsafe { $add(self.0, other.0) })
             }
@@ -149,6 +153,10 @@ macro_rules! avx2 {
             #[inline(always)]
             fn prefetch(from: *const $t) {
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+            }
+            #[inline(always)]
+            fn prefetch_write(to: *const $t) {
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(to.cast()) }
             }
             #[inline(always)]
             fn add(self, other: Self) -> Self {

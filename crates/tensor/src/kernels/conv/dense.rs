@@ -10,7 +10,7 @@ use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::Rectifier;
-use crate::kernels::tile::{Chunk, Product, Start, panel_row};
+use crate::kernels::tile::{Chunk, Product, Start, panel_row, prefetch_after};
 use crate::simd::{Kernel, Vector};
 
 /// Whether (conv.3) is a convolution of the same kind: [`turned`] says which.
@@ -87,6 +87,7 @@ impl<'a, T: Real, R: Rows<T>> Slide<'a, T, R> {
     fn row<V: Vector<T>>(&mut self, row: usize, panel: &[T], start: Start<T>, rectifier: Rectifier, y: &mut [T]) {
         let s = self.s;
         let k = parts::<T, V, R>(s, &mut self.window, row, &mut self.parts);
+        prefetch_after::<T, V>(y);
         self.chunks.clear();
         for &(a, at) in &self.parts {
             self.chunks.push(Chunk { a, b: panel[at * panel_row(s.o)..].as_ptr(), k });

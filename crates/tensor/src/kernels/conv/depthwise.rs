@@ -9,7 +9,7 @@ use super::{BackwardTask, Bias, ForwardTask, Sizes};
 use crate::Real;
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::{GradLoader, Loader, Rectifier};
-use crate::kernels::tile::{lanes, store_lanes};
+use crate::kernels::tile::{lanes, prefetch_after, store_lanes};
 use crate::simd::{Kernel, Vector};
 
 /// Kernels `[C, kh·kw]` turned to `[kh·kw, C]`: a tap becomes a vector.
@@ -118,6 +118,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
         let mut taps = Vec::with_capacity(s.kh * s.kw);
         for (row, y) in rows.zip(y.chunks_exact_mut(s.ow * c)) {
             let n = row / s.oh;
+            prefetch_after::<T, V>(y);
             taps.clear();
             for u in 0..s.kh {
                 let Some(h) = s.row_under(row % s.oh, u) else { continue };
@@ -283,6 +284,7 @@ fn grad_x<T: Real, V: Vector<T>>(
     let mut window = Window::new(dy, s.ow, [reach as usize, beyond as usize], height);
     let mut taps = Vec::with_capacity(s.kh * s.kw);
     for (h, dx) in dx.chunks_exact_mut(s.w * c).enumerate() {
+        prefetch_after::<T, V>(dx);
         for r in 0..stride.min(s.w as isize) {
             taps.clear();
             for u in 0..s.kh {

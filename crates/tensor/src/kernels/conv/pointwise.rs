@@ -10,7 +10,7 @@ use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::Rectifier;
-use crate::kernels::tile::{Chunk, Product, Start, panel_row};
+use crate::kernels::tile::{Chunk, Product, Start, panel_row, prefetch_after};
 use crate::simd::{Kernel, Vector};
 
 /// Elements of the wider side of a block.
@@ -18,7 +18,7 @@ const BLOCK: usize = 1 << 11;
 
 /// Pixels of a block.
 fn block(s: &Sizes) -> usize {
-    (BLOCK / s.c.max(s.o)).clamp(8, 64)
+    (BLOCK / s.c.max(s.o)).clamp(8, 16)
 }
 
 /// The pixels of rows `rows` in stretches that share their kernels: all of them, or image by image.
@@ -60,6 +60,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                     }
                 };
                 let y = &mut y[(block.start - first) * s.o..][..block.len() * s.o];
+                prefetch_after::<T, V>(y);
                 let product = Product {
                     rows: block.len(),
                     columns: s.o,
@@ -125,6 +126,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
                 }
                 if let Some(dx) = &mut dx {
                     let dx = &mut dx[(block.start - first) * s.c..][..block.len() * s.c];
+                    prefetch_after::<T, V>(dx);
                     let product = Product {
                         rows: block.len(),
                         columns: s.c,

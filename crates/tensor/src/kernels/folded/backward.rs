@@ -21,7 +21,7 @@ use super::forward::{Saved, Scale, inner};
 use super::moments::MomentsGrad;
 use super::{Folded, Layer, Site, Sizes, block, blocks, join_parts, tasks, tensor, to_f64};
 use crate::kernels::pending::{GradLoader, Loader, Pending, PendingGrad, Rectifier};
-use crate::kernels::tile::{Chunk, Product, Start, add_scaled, dot, panel_row};
+use crate::kernels::tile::{Chunk, Product, Start, add_rows, add_scaled, dot, panel_row};
 use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -109,9 +109,7 @@ impl<T: Real> Kernel<T> for Correlate<'_, T> {
             x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
             dy.load::<V>(block.start, block.len(), &mut dz, o_row);
             let mut sums = vec![T::zero(); o_row];
-            for dy in dz.chunks_exact(o_row).take(block.len()) {
-                sums.iter_mut().zip(dy).for_each(|(sum, &dy)| *sum += dy);
-            }
+            add_rows::<T, V>(&mut sums, &dz[..block.len() * o_row]);
             g.iter_mut().zip(&sums).for_each(|(g, sum)| *g += sum.f64());
             let product = Product {
                 rows: o,
@@ -162,7 +160,7 @@ impl<T: Real> Kernel<T> for Total<'_, T> {
             for i in 0..o {
                 let (g, dm) = (of[b].g[i], &of[b].dm[i * row..][..row]);
                 totals.g[i] += g;
-                let k = &saved.k[(b * o + i) * row..][..row];
+                let k = &saved.k.as_slice()[(b * o + i) * row..][..row];
                 totals.ds2[i] += g * saved.e[b * o + i].f64() + dot::<T, V>(dm, k).f64();
                 let d0 = &mut totals.d0[i * row..][..row];
                 let g = T::of(g);
@@ -202,12 +200,12 @@ fn small<T: Real>(
 
     // The samples' own small matrices.
     let mut moments = Tensor::zeros([samples, c + c * c]);
-    let (mut da, mut maps) = (vec![T::zero(); samples * m], vec![T::zero(); samples * o * row]);
+    let (mut da, mut maps) = (vec![T::zero(); samples * m], Tensor::any([samples, o, row]));
     let mut drift = vec![T::zero(); samples * row];
     let parts = parts_mut(moments.as_mut_slice(), &pieces, c + c * c)
         .into_iter()
         .zip(parts_mut(&mut da, &pieces, m))
-        .zip(parts_mut(&mut maps, &pieces, o * row))
+        .zip(parts_mut(maps.as_mut_slice(), &pieces, o * row))
         .zip(parts_mut(&mut drift, &pieces, row));
     let work = samples * o * c * (2 * m + c);
     let shared =
@@ -337,7 +335,7 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
         let Sizes { samples, c, o, m, .. } = saved.s;
         let (row, m_row) = (panel_row(c), panel_row(m));
         let per_sample = 1.0 / samples as f64;
-        let (k, kc) = (&saved.k[b * o * row..][..o * row], &saved.kc[b * o * row..][..o * row]);
+        let (k, kc) = (&saved.k.as_slice()[b * o * row..][..o * row], &saved.kc.as_slice()[b * o * row..][..o * row]);
         let (a, u, e) = (&saved.a[b * m..][..m], &saved.u[b * m..][..m], &saved.e[b * o..][..o]);
         let delta = &saved.delta[b * row..][..row];
         let mut ddelta = vec![T::zero(); row];

@@ -8,7 +8,7 @@ use super::{Layer, Site, Sizes, block, blocks, check_moments, tasks, to_f64};
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
 use crate::kernels::pending::{Loader, Pending, Rectifier};
-use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row};
+use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row, prefetch_after};
 use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -36,8 +36,8 @@ pub(super) struct Saved<T: Real> {
     pub v: Vec<T>,
     pub w0: Vec<T>,
     /// K_b and K_b C_b, panels `[S, Cout, C]`.
-    pub k: Vec<T>,
-    pub kc: Vec<T>,
+    pub k: Tensor<T>,
+    pub kc: Tensor<T>,
     /// V δ_b + β_1 `[S, m]`, and e_b − m_2 `[S, Cout]`.
     pub u: Vec<T>,
     pub e: Vec<T>,
@@ -140,7 +140,7 @@ impl<T: Real> Saved<T> {
     #[inline(always)]
     pub fn map_row(&self, b: usize, i: usize, s2: T, row: &mut [T]) {
         let width = row.len();
-        let k = &self.k[(b * self.s.o + i) * width..][..width];
+        let k = &self.k.as_slice()[(b * self.s.o + i) * width..][..width];
         let w0 = &self.w0[i * width..][..width];
         for j in 0..width {
             row[j] = w0[j] + s2 * k[j];
@@ -194,10 +194,11 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
     let a: Vec<T> = a.map_or_else(|| vec![T::one(); m], |a| a.as_slice().to_vec());
 
     // (ft.4), sample by sample.
-    let (mut k, mut kc) = (vec![T::zero(); samples * o * row], vec![T::zero(); samples * o * row]);
+    let mut panels = [Tensor::any([samples, o, row]), Tensor::any([samples, o, row])];
+    let [k, kc] = panels.each_mut().map(Tensor::as_mut_slice);
     let (mut u, mut e) = (vec![T::zero(); samples * m], vec![T::zero(); samples * o]);
     let pieces = ranges(samples, PIECES);
-    let (k_parts, kc_parts) = (parts_mut(&mut k, &pieces, o * row), parts_mut(&mut kc, &pieces, o * row));
+    let (k_parts, kc_parts) = (parts_mut(k, &pieces, o * row), parts_mut(kc, &pieces, o * row));
     let (u_parts, e_parts) = (parts_mut(&mut u, &pieces, m), parts_mut(&mut e, &pieces, o));
     let parts = k_parts.into_iter().zip(kc_parts).zip(u_parts).zip(e_parts);
     let work = samples * o * c * (m + c);
@@ -231,6 +232,7 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
     v2.iter_mut().for_each(|v2| *v2 = v2.max(0.0));
     let second = Scale::new(&site.second, m2, v2, Vec::new());
     let scales = [bypass, Some(first), Some(second)];
+    let [k, kc] = panels;
     Saved { s, delta, scales, a, v, w0, k, kc, u, e }
 }
 
@@ -271,7 +273,7 @@ impl<T: Real> Kernel<T> for Compose<'_, T> {
         }
         let product = Product {
             rows: o,
-            columns: c,
+            columns: row, // with the zeros behind the channels
             a_row: m,
             a_step: 1,
             b_row: row,
@@ -329,6 +331,8 @@ impl<T: Real> Kernel<T> for Apply<'_, T> {
         let first = pixels.start;
         for block in blocks(pixels, block(c, o)) {
             x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c);
+            let y = &mut y[(block.start - first) * o..][..block.len() * o];
+            prefetch_after::<T, V>(y);
             let product = Product {
                 rows: block.len(),
                 columns: o,
@@ -336,7 +340,7 @@ impl<T: Real> Kernel<T> for Apply<'_, T> {
                 a_step: 1,
                 b_row: o_row,
                 start: Start::Bias(f.as_ptr()),
-                out: y[(block.start - first) * o..][..block.len() * o].as_mut_ptr(),
+                out: y.as_mut_ptr(),
                 out_row: o,
                 rectifier,
             };

@@ -137,7 +137,7 @@ fn join_parts<A>(parts: Vec<(usize, A)>, mut join: impl FnMut(&mut A, A)) -> Vec
 
 /// Pixels of a block: it stays in the first cache.
 fn block(c: usize, o: usize) -> usize {
-    ((1 << 11) / c.max(o)).clamp(8, 64)
+    ((1 << 11) / c.max(o)).clamp(8, 32)
 }
 
 /// `pixels` in blocks of at most `step`.

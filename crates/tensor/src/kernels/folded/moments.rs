@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{block, blocks, grouped, join_parts, tasks};
 use crate::kernels::moments::Sums;
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, total};
-use crate::kernels::tile::{Chunk, Product, Start, panel, panel_row};
+use crate::kernels::tile::{Chunk, Product, Start, add_rows, panel, panel_row, prefetch_after};
 use crate::parallel::{parts_mut, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -85,9 +85,7 @@ impl<T: Real> Kernel<T> for Gather<'_, T> {
             (vec![T::zero(); block(c, c) * row], vec![T::zero(); c * row], vec![T::zero(); row]);
         for block in blocks(self.pixels.clone(), block(c, c)) {
             self.loader.load::<V>(block.start, block.len(), Some(&pivot[..c]), &mut made, row);
-            for x in made.chunks_exact(row).take(block.len()) {
-                sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x);
-            }
+            add_rows::<T, V>(&mut sums, &made[..block.len() * row]);
             let product = Product {
                 rows: c,
                 columns: c,
@@ -122,7 +120,7 @@ pub struct MomentsGrad<T: Real> {
     /// dy `[N,Cout,H,W]`, behind the site's rectifier.
     pub dy: PendingGrad<T>,
     /// M_b as panels `[S, Cout, C]`.
-    pub(super) maps: Vec<T>,
+    pub(super) maps: Tensor<T>,
     /// M_bᵀ g_b as panels `[S, C]`.
     pub(super) drift: Vec<T>,
 }
@@ -168,7 +166,7 @@ pub fn sample_moments_backward<T: Real>(
         dispatch(Spread {
             x: loader,
             mean,
-            dy: gradient.as_ref().zip(site).map(|(dy, site)| (dy, &site.maps[b * of_map..][..of_map])),
+            dy: gradient.as_ref().zip(site).map(|(dy, site)| (dy, &site.maps.as_slice()[b * of_map..][..of_map])),
             dcov: &panel(&symmetric, c),
             h: &h,
             pixels,
@@ -207,6 +205,7 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
         for block in blocks(pixels, block(c, o)) {
             x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
             let dx = &mut dx[(block.start - first) * c..][..block.len() * c];
+            prefetch_after::<T, V>(dx);
             let mut product = Product {
                 rows: block.len(),
                 columns: c,
