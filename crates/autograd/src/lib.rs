@@ -30,6 +30,6 @@ mod var;
 pub use gradcheck::{GradCheck, GradCheckError, Report, Worst, gradcheck};
 pub use gradient::Gradient;
 pub use ops::batch_norm::{BatchNormStats, NormBy};
-pub use ops::folded_site::{SampleMoments, SiteLayer};
+pub use ops::folded_site::{SampleMoments, SiteLayer, SiteStats};
 pub use tape::{Gradients, Op, Sink, Tape};
 pub use var::Var;

@@ -20,6 +20,9 @@ pub struct SampleMoments<T: Real> {
     left: Left<T>,
 }
 
+/// The batch statistics of the bypass, W_1 and W_2; `None` where there is no bypass.
+pub type SiteStats<T> = [Option<BatchNormStats<T>>; 3];
+
 /// What the site leaves to be done for the map's gradient.
 type Left<T> = Rc<RefCell<Option<MomentsGrad<T>>>>;
 
@@ -180,7 +183,7 @@ impl<T: Real> SampleMoments<T> {
         (bypass, first, second): (Option<&SiteLayer<T>>, &SiteLayer<T>, &SiteLayer<T>),
         a: Option<&Var<T>>,
         rectifier: Rectifier,
-    ) -> Result<(Var<T>, [Option<BatchNormStats<T>>; 3])> {
+    ) -> Result<(Var<T>, SiteStats<T>)> {
         let layers = [bypass.map(SiteLayer::values), Some(first.values()), Some(second.values())];
         let (map, moments) = (self.map.clone(), self.moments.value().clone());
         let folded = folded_forward(&map, &moments, &site(&layers), a.map(Var::value), rectifier)?;

@@ -196,7 +196,7 @@ impl<T: Real> Product<T> {
 /// If the rows differ in length or are no whole vectors.
 #[inline(always)]
 pub(crate) fn dot<T: Real, V: Vector<T>>(a: &[T], b: &[T]) -> T {
-    assert!(a.len() == b.len() && a.len() % V::LANES == 0 && V::LANES <= 16);
+    assert!(a.len() == b.len() && a.len().is_multiple_of(V::LANES) && V::LANES <= 16);
     let mut sum = V::splat(T::zero());
     let mut lanes = [T::zero(); 16];
     // SAFETY: every vector lies inside the rows, and sixteen elements are at least one.
@@ -216,7 +216,7 @@ pub(crate) fn dot<T: Real, V: Vector<T>>(a: &[T], b: &[T]) -> T {
 #[inline(always)]
 pub(crate) fn add_rows<T: Real, V: Vector<T>>(sums: &mut [T], rows: &[T]) {
     let width = sums.len();
-    assert!(width % V::LANES == 0 && rows.len() % width == 0);
+    assert!(width.is_multiple_of(V::LANES) && rows.len().is_multiple_of(width));
     for at in (0..width).step_by(V::LANES) {
         // SAFETY: every vector lies inside its row.
         unsafe {
