@@ -89,6 +89,7 @@ def files():
             {"quality": 95, "subsampling": 0, "progressive": True},
         ),
         ("grey.jpg", Image.fromarray(grey), {"quality": 95}),
+        ("cmyk.jpg", Image.fromarray(formula(64, 48, 4), "CMYK"), {"quality": 95, "subsampling": 0}),
     ]
     for name, image, options in plan:
         image.save(HERE / name, **options)

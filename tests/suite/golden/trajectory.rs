@@ -194,8 +194,8 @@ fn loaded() -> Loaded {
 
 fn images(first: usize, count: usize) -> Dataset {
     let labels = (first..first + count).map(|n| label(n as u32) as usize).collect();
-    let kind = Kind::Cifar10;
-    Dataset::new(kind.name(), kind.shape(), 255, kind.classes(), pixels(first, count), labels).unwrap()
+    let classes = (0..10).map(|class| class.to_string()).collect();
+    Dataset::new("cifar10", [3, 32, 32], 255, classes, pixels(first, count), labels).unwrap()
 }
 
 /// `N, H, W, C`.
