@@ -100,7 +100,9 @@ fn convolutions() -> Vec<Case> {
     let per_sample = |name, x: [usize; 4], w: [usize; 4], bias: bool, geo: Geometry| {
         let mut inputs = vec![random(x), random([x[0] * w[0], w[1], w[2], w[3]])];
         inputs.extend(bias.then(|| random([x[0], w[0]])));
-        Case::new("conv2d_per_sample", name, inputs, move |v| v[0].conv2d_per_sample(&v[1], v.get(2), &geo))
+        Case::new("conv2d_per_sample", name, inputs, move |v| {
+            v[0].conv2d_per_sample(&v[1], v.get(2), &geo, Rectifier::Identity)
+        })
     };
     let rectangular = Geometry { stride: [2, 1], padding: [0, 2], dilation: [1, 2], groups: 1 };
     vec![
@@ -119,6 +121,9 @@ fn convolutions() -> Vec<Case> {
         conv("depthwise 3x3, stride 2, odd map", [2, 4, 5, 7], [4, 1, 3, 3], true, geo.padding(1).stride(2).groups(4)),
         conv("depthwise 5x5, dilation 2", [2, 3, 6, 5], [3, 1, 5, 5], false, geo.padding(4).dilation(2).groups(3)),
         conv("depthwise, 2 outputs a channel", [2, 3, 4, 5], [6, 1, 3, 3], true, geo.padding(1).groups(3)),
+        Case::new("conv2d", "rectified as it is written", [random([2, 3, 5, 4]), random([4, 3, 3, 3])], move |v| {
+            v[0].conv2d_rectified(&v[1], None, &geo.padding(1), Rectifier::Relu)
+        }),
         per_sample("1x1", [3, 4, 3, 5], [5, 4, 1, 1], false, geo),
         per_sample("3x3, stride 2, odd map", [3, 3, 5, 7], [4, 3, 3, 3], true, geo.padding(1).stride(2)),
         per_sample("3x3, 2 groups, dilation 2", [2, 4, 5, 6], [6, 2, 3, 3], true, geo.padding(2).dilation(2).groups(2)),
@@ -186,7 +191,7 @@ fn normalisations() -> Vec<Case> {
             y.conv2d(&w.reshape([5, 1, 3, 3])?, None, &Geometry::default().padding(1).stride(2).groups(5))
         }),
         pending("no rectifier, one kernel a sample", Rectifier::Identity, [2, 3, 12], |y, w| {
-            y.conv2d_per_sample(&w.reshape([4, 3, 1, 1])?, None, &Geometry::default())
+            y.conv2d_per_sample(&w.reshape([4, 3, 1, 1])?, None, &Geometry::default(), Rectifier::Identity)
         }),
         pending("read pending and made", Rectifier::Relu, [2, 4, 36], |y, w| {
             let z = y.conv2d(&w.reshape([4, 1, 3, 3])?, None, &Geometry::default().padding(1).groups(4))?;

@@ -4,7 +4,7 @@ use gatefold_autograd::{BatchNormStats, Var};
 use gatefold_tensor::kernels::conv::Geometry;
 use gatefold_tensor::{Real, Result, Tensor};
 
-use crate::{Cx, Init, Module, Param, SiteSpec, walk_fields};
+use crate::{Activation, Cx, Init, Module, Param, SiteSpec, walk_fields};
 
 /// A convolution, (conv.1).
 #[derive(Debug, Clone)]
@@ -43,10 +43,19 @@ impl<T: Real> Conv2d<T> {
         let bias = self.bias.as_ref().map(|b| b.var(cx));
         x.conv2d_with_statistics(&self.weight.var(cx), bias.as_ref(), &self.geometry)
     }
+
+    /// The output with the activation behind it, applied while it is written.
+    ///
+    /// # Errors
+    /// As [`forward`](Module::forward).
+    pub fn forward_activated(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
+        let bias = self.bias.as_ref().map(|b| b.var(cx));
+        x.conv2d_rectified(&self.weight.var(cx), bias.as_ref(), &self.geometry, activation.into())
+    }
 }
 
 impl<T: Real> Module<T> for Conv2d<T> {
     fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
-        x.conv2d(&self.weight.var(cx), self.bias.as_ref().map(|b| b.var(cx)).as_ref(), &self.geometry)
+        self.forward_activated(cx, x, Activation::Identity)
     }
 }

@@ -29,8 +29,10 @@ pub fn sum_pieces<A: Send>(
     Some(total)
 }
 
-/// Work below this many multiply-adds, or elements passed over, is not worth a second thread.
-const SERIAL: usize = 1 << 16;
+/// Work below this many multiply-adds, some ten microseconds, is not worth a second thread.
+const SERIAL: usize = 1 << 20;
+/// Multiply-adds that an element of a pass over memory counts for.
+const PASS: usize = 16;
 
 /// `0..len` in at most `at_most` ranges of nearly equal length, a function of both alone.
 pub fn ranges(len: usize, at_most: usize) -> Vec<Range<usize>> {
@@ -61,7 +63,7 @@ pub fn split<T: Send, A: Send>(
     width: usize,
     run: impl Fn(Range<usize>, &mut [T]) -> A + Sync + Send,
 ) -> Vec<A> {
-    let (ranges, work) = (ranges(count, PIECES), data.len());
+    let (ranges, work) = (ranges(count, PIECES), PASS * data.len());
     let parts = parts_mut(data, &ranges, width);
     run_tasks(ranges.into_iter().zip(parts).collect(), work, |(range, part)| run(range, part))
 }

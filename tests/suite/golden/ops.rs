@@ -2,6 +2,7 @@
 
 use gatefold_autograd::{Tape, Var};
 use gatefold_tensor::kernels::conv::Geometry;
+use gatefold_tensor::kernels::pending::Rectifier;
 use gatefold_tensor::kernels::pool::Window;
 use gatefold_tensor::{Real, Result, Tensor};
 
@@ -42,7 +43,7 @@ fn apply<T: Real>(case: &Case<'_>, v: &[Var<T>], tolerance: f64) -> Result<Var<T
         "conv2d" => x.conv2d(&v[1], v.get(2), &geometry(case)),
         "conv2d_per_sample" => {
             let [n, o, i, kh, kw] = v[1].value().dims("test", "w")?;
-            x.conv2d_per_sample(&v[1].reshape([n * o, i, kh, kw])?, v.get(2), &geometry(case))
+            x.conv2d_per_sample(&v[1].reshape([n * o, i, kh, kw])?, v.get(2), &geometry(case), Rectifier::Identity)
         }
         "batch_norm" => batch_norm(case, v, tolerance),
         "max_pool2d" => x.max_pool2d(&window(case)),

@@ -1,9 +1,10 @@
 //! Convolution, with one kernel for all samples or one kernel per sample.
 
 use gatefold_tensor::kernels::conv::{self, Geometry, Options, PendingConvGrads, Want};
-use gatefold_tensor::kernels::pending::{Pending, Rectifier};
+use gatefold_tensor::kernels::pending::{Pending, PendingGrad, Rectifier};
 use gatefold_tensor::{Real, Result, Tensor};
 
+use crate::var::Value;
 use crate::{BatchNormStats, Gradient, Op, Sink, Tape, Var};
 
 /// Columns are recomputed in the backward pass: keeping them would cost k² images.
@@ -12,6 +13,8 @@ struct Conv2d<T: Real> {
     w: Tensor<T>,
     geo: Geometry,
     per_sample: bool,
+    /// The output, where a rectifier was applied as it was written.
+    rectified: Option<Pending<T>>,
 }
 
 // ANCHOR: conv2d
@@ -26,8 +29,12 @@ impl<T: Real> Op<T> for Conv2d<T> {
 
     fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
         let want = Want { x: dx.wants(0), w: dx.wants(1), b: dx.wants(2) };
-        let Conv2d { x, w, geo, per_sample } = *self;
-        let grads = conv::conv2d_pending_backward(&x, &w, &dy.into_pending()?, &geo, per_sample, want)?;
+        let Conv2d { x, w, geo, per_sample, rectified } = *self;
+        let dy = match rectified {
+            Some(y) => PendingGrad::plain(dy.into_masked(&y)?.dy),
+            None => dy.into_pending()?,
+        };
+        let grads = conv::conv2d_pending_backward(&x, &w, &dy, &geo, per_sample, want)?;
         let PendingConvGrads { dx: of_x, dw, db } = grads;
         if let Some(of_x) = of_x {
             dx.add_masked(0, &x, of_x)?;
@@ -45,7 +52,21 @@ impl<T: Real> Var<T> {
     /// # Errors
     /// As [`conv::conv2d`].
     pub fn conv2d(&self, w: &Var<T>, b: Option<&Var<T>>, geo: &Geometry) -> Result<Var<T>> {
-        Ok(self.convolve(w, b, geo, false, false)?.0)
+        self.conv2d_rectified(w, b, geo, Rectifier::Identity)
+    }
+
+    /// The same with a rectifier behind it, applied while y is written.
+    ///
+    /// # Errors
+    /// As [`conv::conv2d`].
+    pub fn conv2d_rectified(
+        &self,
+        w: &Var<T>,
+        b: Option<&Var<T>>,
+        geo: &Geometry,
+        rectifier: Rectifier,
+    ) -> Result<Var<T>> {
+        Ok(self.convolve(w, b, geo, false, Options { rectifier, statistics: false })?.0)
     }
 
     /// The same with the statistics of y over the batch, for the batch norm behind it: gathered while y is written.
@@ -58,18 +79,25 @@ impl<T: Real> Var<T> {
         b: Option<&Var<T>>,
         geo: &Geometry,
     ) -> Result<(Var<T>, BatchNormStats<T>)> {
-        let (y, stats) = self.convolve(w, b, geo, false, true)?;
+        let options = Options { rectifier: Rectifier::Identity, statistics: true };
+        let (y, stats) = self.convolve(w, b, geo, false, options)?;
         Ok((y, stats.expect("statistics were asked for")))
     }
 
-    /// One kernel per sample: `y[n] = w[n] * x[n] + b[n]`.
+    /// One kernel per sample, and a rectifier behind it: `y[n] = rectify(w[n] * x[n] + b[n])`.
     ///
     /// # Shapes
     /// `x [N,C,H,W]`, `w [N·O,C/g,k,k]`, `b [N,O]` → `[N,O,OH,OW]`.
     /// # Errors
     /// As [`conv::conv2d_per_sample`].
-    pub fn conv2d_per_sample(&self, w: &Var<T>, b: Option<&Var<T>>, geo: &Geometry) -> Result<Var<T>> {
-        Ok(self.convolve(w, b, geo, true, false)?.0)
+    pub fn conv2d_per_sample(
+        &self,
+        w: &Var<T>,
+        b: Option<&Var<T>>,
+        geo: &Geometry,
+        rectifier: Rectifier,
+    ) -> Result<Var<T>> {
+        Ok(self.convolve(w, b, geo, true, Options { rectifier, statistics: false })?.0)
     }
 
     fn convolve(
@@ -78,13 +106,13 @@ impl<T: Real> Var<T> {
         b: Option<&Var<T>>,
         geo: &Geometry,
         per_sample: bool,
-        statistics: bool,
+        options: Options,
     ) -> Result<(Var<T>, Option<BatchNormStats<T>>)> {
         let x = self.pending();
-        let options = Options { rectifier: Rectifier::Identity, statistics };
         let (y, stats) = conv::conv2d_pending(&x, w.value(), b.map(Var::value), geo, per_sample, options)?;
-        let y =
-            Tape::record(y, &[Some(self), Some(w), b], || Conv2d { x, w: w.value().clone(), geo: *geo, per_sample });
-        Ok((y, stats))
+        let rectified = (options.rectifier != Rectifier::Identity).then(|| Pending::rectified(&y, options.rectifier));
+        let value = rectified.clone().map_or(Value::Made(y), Value::from);
+        let op = || Conv2d { x, w: w.value().clone(), geo: *geo, per_sample, rectified };
+        Ok((Tape::record_pending(value, &[Some(self), Some(w), b], op), stats))
     }
 }

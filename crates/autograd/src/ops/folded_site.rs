@@ -111,7 +111,7 @@ impl<T: Real> Op<T> for FoldedSite<T> {
         let FoldedSite { map, moments, layers, folded, rectifier, left } = *self;
         let dy = match rectifier {
             Rectifier::Identity => dy.into_pending()?,
-            _ => PendingGrad::plain(dy.into_masked(&rectified(&folded.y, rectifier))?.dy),
+            _ => PendingGrad::plain(dy.into_masked(&Pending::rectified(&folded.y, rectifier))?.dy),
         };
         let grads = folded_backward(&map, &moments, &site(&layers), &folded, dy)?;
         if dx.wants(0) {
@@ -137,11 +137,6 @@ fn site<T: Real>([bypass, first, second]: &[Option<LayerValues<T>>; 3]) -> Site<
         of.as_ref().expect("the branch is there").layer()
     }
     Site { bypass: bypass.as_ref().map(LayerValues::layer), first: layer(first), second: layer(second) }
-}
-
-/// A map that is rectified already, so that only its gradient is masked.
-fn rectified<T: Real>(y: &Tensor<T>, rectifier: Rectifier) -> Pending<T> {
-    Pending { z: y.clone(), norm: None, rectifier }
 }
 
 impl<T: Real> Var<T> {
@@ -187,7 +182,7 @@ impl<T: Real> SampleMoments<T> {
         let layers = [bypass.map(SiteLayer::values), Some(first.values()), Some(second.values())];
         let (map, moments) = (self.map.clone(), self.moments.value().clone());
         let folded = folded_forward(&map, &moments, &site(&layers), a.map(Var::value), rectifier)?;
-        let (y, stats) = (rectified(&folded.y, rectifier), folded.stats.clone());
+        let (y, stats) = (Pending::rectified(&folded.y, rectifier), folded.stats.clone());
         let params = [bypass.map_or([None; 3], SiteLayer::vars), first.vars(), second.vars()];
         let inputs: Vec<_> = [Some(&self.moments), a].into_iter().chain(params.into_iter().flatten()).collect();
         let left = Rc::clone(&self.left);

@@ -40,7 +40,7 @@ impl<T: Real> Site<T> for FoldedConv<T> {
     }
 
     fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
-        Ok(activation.apply(self.conv.forward(cx, x)?))
+        self.conv.forward_activated(cx, x, activation)
     }
 
     fn cost(&self, input: [usize; 2]) -> Result<Cost> {
@@ -149,22 +149,21 @@ impl<T: Real> Site<T> for CompactDynamic<T> {
         let a = self.attention.forward(cx, x)?;
         let FoldedBranch { conv1, conv2 } = &self.branch;
         let bypass = self.bypass.as_ref().map(|bypass| &bypass.conv);
-        let y = if self.runs_compact([h, w])? {
+        if self.runs_compact([h, w])? {
             let b1 = conv1.bias.as_ref().expect("a folded branch has b_1").var(cx);
             let b = bypass.unwrap_or(conv2).bias.as_ref().expect("a folded site has b").var(cx);
             let base = bypass.map(|conv| conv.weight.var(cx));
             let kernels = (base.as_ref(), &conv1.weight.var(cx), &conv2.weight.var(cx));
-            generated_conv(x, Some(&a), kernels, Some((&b1, &b)), &self.spec)?
+            generated_conv(x, Some(&a), kernels, Some((&b1, &b)), &self.spec, activation)
         } else {
             let [n, m] = a.value().dims("mdconv", "a")?;
             let u = conv1.forward(cx, x)?.mul(&a.reshape([n, m, 1, 1])?)?;
             let y = conv2.forward(cx, &u)?;
-            match bypass {
+            Ok(activation.apply(match bypass {
                 Some(conv) => conv.forward(cx, x)?.add(&y)?,
                 None => y,
-            }
-        };
-        Ok(activation.apply(y))
+            }))
+        }
     }
 
     fn cost(&self, input: [usize; 2]) -> Result<Cost> {

@@ -321,6 +321,7 @@ impl<T: Real> MultiLayer<T> {
             (base.map(|conv| conv.weight.var(cx)).as_ref(), &conv1.weight.var(cx), &conv2.weight.var(cx)),
             bias.as_ref().map(|(b1, b)| (b1, b)),
             &self.spec,
+            Activation::Identity,
         )
     }
 
@@ -391,6 +392,7 @@ pub(super) fn generated_conv<T: Real>(
     (base, w1, w2): (Option<&Var<T>>, &Var<T>, &Var<T>),
     bias: Option<(&Var<T>, &Var<T>)>,
     spec: &SiteSpec,
+    activation: Activation,
 ) -> Result<Var<T>> {
     // ANCHOR: compact
     let w = w1.compose_kernels(w2, a, base, spec.groups)?;
@@ -406,8 +408,8 @@ pub(super) fn generated_conv<T: Real>(
         }
     };
     match a {
-        Some(_) => x.conv2d_per_sample(&w, b.as_ref(), &spec.geometry()),
-        None => x.conv2d(&w, b.as_ref(), &spec.geometry()),
+        Some(_) => x.conv2d_per_sample(&w, b.as_ref(), &spec.geometry(), activation.into()),
+        None => x.conv2d_rectified(&w, b.as_ref(), &spec.geometry(), activation.into()),
     }
     // ANCHOR_END: compact
 }

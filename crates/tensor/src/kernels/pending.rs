@@ -90,6 +90,11 @@ impl<T: Real> Pending<T> {
         Pending { z, norm: None, rectifier: Rectifier::Identity }
     }
 
+    /// A map that is rectified already, so that only its gradient is masked.
+    pub fn rectified(y: &Tensor<T>, rectifier: Rectifier) -> Self {
+        Pending { z: y.clone(), norm: None, rectifier }
+    }
+
     /// Whether nothing is pending, neither for the value nor for its gradient.
     pub fn is_plain(&self) -> bool {
         self.norm.is_none() && self.rectifier == Rectifier::Identity
