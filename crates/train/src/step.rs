@@ -97,3 +97,37 @@ fn not_finite<T: Real>(network: &dyn Network<T>) -> Option<NotFinite> {
     });
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use gatefold_data::Kind;
+    use gatefold_layers::EntryMut;
+
+    use super::*;
+    use crate::{Config, Trainer, evaluate};
+
+    /// What a step says whose network has an infinity at `key`.
+    fn step_with_infinity_at(wanted: &str) -> Taken {
+        let data = gatefold_data::load(Kind::Digits, "embedded".as_ref(), Some(8)).unwrap();
+        let mut trainer = Trainer::<f32>::new(Config::defaults(Kind::Digits), data).unwrap();
+        trainer.model.network.walk_mut("", &mut |key, mut entry: EntryMut<'_, f32>| {
+            if key == wanted {
+                entry.value().as_mut_slice()[0] = f32::INFINITY;
+            }
+        });
+        let batch = evaluate::batches(&trainer.model, trainer.test()).unwrap().next().unwrap().unwrap();
+        let of_batch = Step { images: &batch.images, labels: &batch.labels, label_smoothing: 0.0, lr: 0.1 };
+        step(&mut *trainer.model.network, &mut Sgd::new(0.9, 0.0), &of_batch, |_| {}).unwrap()
+    }
+
+    #[test]
+    fn what_is_no_number_any_more_is_called_what_it_is() {
+        assert!(matches!(step_with_infinity_at(""), Taken::Step { .. }));
+        let statistic = "stem.bn.running_var";
+        match step_with_infinity_at(statistic) {
+            Taken::ValueNotFinite(what) => assert_eq!(what, NotFinite::Statistic(statistic.to_owned())),
+            _ => panic!("the statistic was not looked at"),
+        }
+        assert!(matches!(step_with_infinity_at("classifier.bias"), Taken::LossNotFinite));
+    }
+}
