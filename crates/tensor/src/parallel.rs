@@ -32,7 +32,7 @@ pub fn sum_pieces<A: Send>(
 /// Work below this many multiply-adds, some ten microseconds, is not worth a second thread.
 const SERIAL: usize = 1 << 20;
 /// Multiply-adds that an element of a pass over memory counts for.
-const PASS: usize = 16;
+pub(crate) const PASS: usize = 16;
 
 /// `0..len` in at most `at_most` ranges of nearly equal length, a function of both alone.
 pub fn ranges(len: usize, at_most: usize) -> Vec<Range<usize>> {

@@ -22,7 +22,7 @@ use super::moments::MomentsGrad;
 use super::{Folded, Layer, Site, Sizes, block, blocks, join_parts, tasks, tensor, to_f64};
 use crate::kernels::pending::{GradLoader, Loader, Pending, PendingGrad, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, add_rows, add_scaled, dot, panel_row};
-use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
+use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
 
@@ -191,7 +191,7 @@ fn small<T: Real>(
     };
 
     let (mut sum_g, mut d0, mut ds2) = (vec![0.0; o], vec![0.0; o * c], vec![0.0; o]);
-    for part in run_tasks(pieces.clone(), samples * o * c, |samples| dispatch(Total { saved, samples, of })) {
+    for part in run_tasks(pieces.clone(), PASS * samples * o * c, |samples| dispatch(Total { saved, samples, of })) {
         add(&mut sum_g, &part.g);
         add(&mut ds2, &part.ds2);
         add_panel(&mut d0, &part.d0, c);

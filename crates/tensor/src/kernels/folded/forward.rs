@@ -9,7 +9,7 @@ use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
 use crate::kernels::pending::{Loader, Pending, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row, prefetch_after};
-use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
+use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
 
@@ -164,7 +164,7 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
             delta[i] = T::of(moments[i].f64() - mu[i]);
         }
     }
-    let sums = run_tasks(ranges(samples, PIECES), samples * c * c, |samples: Range<usize>| {
+    let sums = run_tasks(ranges(samples, PIECES), PASS * samples * c * c, |samples: Range<usize>| {
         let mut cov = vec![0.0; c * c];
         for b in samples {
             let (moments, delta) = (&moments.as_slice()[b * of_sample + c..][..c * c], &delta[b * row..][..c]);

@@ -25,8 +25,6 @@
 mod backward;
 mod forward;
 mod moments;
-#[cfg(test)]
-mod tests;
 
 use std::ops::Range;
 
