@@ -119,7 +119,8 @@ def run(command, extra, args):
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
         return json.loads(lines[-1])
-    return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
+    said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return {"error": next((text for text in said if text.startswith("error:")), said[-1])}
 
 
 def measure(args):

@@ -37,7 +37,8 @@ pub enum Mode {
 pub struct Measurement {
     /// Trained values of the network, before any fold.
     pub parameters: usize,
-    /// Multiply-accumulates of one image's forward pass, in the form that was measured.
+    /// Multiply-accumulates of one image's forward pass as the summary counts them. A form that computes the same
+    /// function with fewer is measured by what it replaces.
     pub macs: usize,
     /// The time of each step in ms, rising; not empty.
     pub steps_ms: Vec<f64>,
