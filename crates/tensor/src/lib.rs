@@ -8,9 +8,11 @@
 //! hold one against the other. This crate knows nothing of differentiation: a backward kernel is a function of
 //! tensors like any other.
 
+mod aligned;
 mod error;
 pub mod kernels;
 pub mod parallel;
+pub mod plan;
 pub mod pool;
 pub mod random;
 mod real;

@@ -46,7 +46,12 @@ pub fn relu6_backward<T: Real>(y: &Tensor<T>, dy: &mut Tensor<T>) -> Result<()> 
 /// 1/(1 + e⁻ˣ), (act.3), in any shape.
 #[must_use]
 pub fn sigmoid<T: Real>(x: &Tensor<T>) -> Tensor<T> {
-    map(x, |x| T::one() / (T::one() + (-x).exp())) // e⁻ˣ = ∞ gives 0, the limit
+    map(x, logistic)
+}
+
+/// (act.3) of one value.
+pub(crate) fn logistic<T: Real>(x: T) -> T {
+    T::one() / (T::one() + (-x).exp()) // e⁻ˣ = ∞ gives 0, the limit
 }
 
 /// Turns `dy` into the gradient of [`sigmoid`]'s input, (act.3).

@@ -18,5 +18,5 @@ pub mod reduce;
 mod rows;
 pub mod softmax;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tile;

@@ -161,6 +161,11 @@ pub(crate) struct Loader<'a, T> {
 }
 
 impl<'a, T: Real> Loader<'a, T> {
+    /// Of a map of `c` channels with nothing pending.
+    pub fn plain(data: &'a [T], c: usize) -> Self {
+        Loader { data, c, norm: None, rectifier: Rectifier::Identity }
+    }
+
     /// The pixels as they lie in memory, if that is what they are.
     pub fn as_is(&self, first: usize, pixels: usize) -> Option<&'a [T]> {
         self.norm.is_none().then(|| &self.data[first * self.c..(first + pixels) * self.c])

@@ -49,6 +49,15 @@ impl Window {
     pub fn padding(self, p: usize) -> Self {
         Window { padding: [p; 2], ..self }
     }
+
+    /// The extents `[OH, OW]` of the result of a map of `[H, W]`.
+    ///
+    /// # Errors
+    /// As [`max_pool2d`].
+    pub fn output(&self, [h, w]: [usize; 2]) -> Result<[usize; 2]> {
+        let s = Sizes::check("pool", &[1, 1, h, w], self)?;
+        Ok([s.oh, s.ow])
+    }
 }
 
 /// The mean of each map, (pool.1).
@@ -128,6 +137,23 @@ pub fn max_pool2d<T: Real>(x: &Tensor<T>, window: &Window) -> Result<(Tensor<T>,
         }
     });
     Ok((y, found))
+}
+
+/// (pool.3) for the images in `x`, `[C, H, W]` each and channels last, on the calling thread.
+///
+/// # Panics
+/// If the window does not fit a map: [`Window::output`] has said so before.
+pub(crate) fn max_pool_images<T: Real>(x: &[T], [c, h, w]: [usize; 3], window: &Window, y: &mut [T]) {
+    let s = Sizes::check("max_pool2d", &[1, c, h, w], window).expect("the window fits");
+    for (x, y) in x.chunks_exact(h * w * c).zip(y.chunks_exact_mut(s.oh * s.ow * c)) {
+        for (at, y) in y.chunks_exact_mut(c).enumerate() {
+            y.fill(T::neg_infinity());
+            for place in s.places(&s.rows(at / s.ow), &s.columns(at % s.ow)) {
+                let x = &x[place * c..][..c];
+                y.iter_mut().zip(x).for_each(|(y, &x)| *y = if (x > *y) | x.is_nan() { x } else { *y });
+            }
+        }
+    }
 }
 
 /// The innermost loop, over the channels: `y` and where it was found give way to `x` at `place` where that is larger.

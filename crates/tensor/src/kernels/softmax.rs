@@ -22,13 +22,18 @@ pub fn softmax<T: Real>(x: &Tensor<T>, temperature: f64) -> Result<Tensor<T>> {
     let mut y = Tensor::zeros(x.shape());
     for_each_chunk(y.as_mut_slice(), m, |start, y| {
         for (y, x) in y.chunks_exact_mut(m).zip(x.as_slice()[start..].chunks_exact(m)) {
-            let max = x.iter().fold(T::neg_infinity(), |max, &x| max.max(x));
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y = ((x - max) / tau).exp());
-            let sum: T = y.iter().copied().sum();
-            y.iter_mut().for_each(|y| *y /= sum);
+            softmax_row(x, tau, y);
         }
     });
     Ok(y)
+}
+
+/// (softmax.1) of one row.
+pub(crate) fn softmax_row<T: Real>(x: &[T], tau: T, y: &mut [T]) {
+    let max = x.iter().fold(T::neg_infinity(), |max, &x| max.max(x));
+    y.iter_mut().zip(x).for_each(|(y, &x)| *y = ((x - max) / tau).exp());
+    let sum: T = y.iter().copied().sum();
+    y.iter_mut().for_each(|y| *y /= sum);
 }
 
 /// (softmax.2), from the result `y` of [`softmax`].

@@ -87,13 +87,24 @@ impl Sizes {
         geo: &Geometry,
         per_sample: bool,
     ) -> Result<Self> {
-        let ([n, c, h, w], [kernels, cg, kh, kw]) = (x.dims(op, "x")?, weight.dims(op, "w")?);
+        Self::of(op, x.dims(op, "x")?, weight, geo, per_sample)
+    }
+
+    /// The same for an input of the shape `[N, C, H, W]`.
+    pub fn of<T: Real>(
+        op: &'static str,
+        [n, c, h, w]: [usize; 4],
+        weight: &Tensor<T>,
+        geo: &Geometry,
+        per_sample: bool,
+    ) -> Result<Self> {
+        let [kernels, cg, kh, kw] = weight.dims(op, "w")?;
         let Geometry { stride, padding, dilation, groups } = *geo;
         if [stride, dilation].concat().contains(&0) || groups == 0 {
             return Err(Error::invalid(op, format!("stride, dilation and groups must be at least 1, got {geo:?}")));
         }
         if [c, h, w].contains(&0) {
-            return Err(Error::shape(op, "x", "[N, C, H, W] with at least one channel and one pixel", x.shape()));
+            return Err(Error::shape(op, "x", "[N, C, H, W] with at least one channel and one pixel", &[n, c, h, w]));
         }
         if [kernels, kh, kw].contains(&0) {
             return Err(Error::shape(op, "w", "[O, C/g, kh, kw] with at least one kernel and one tap", weight.shape()));

@@ -19,6 +19,7 @@ mod depthwise;
 mod geometry;
 mod plan;
 mod pointwise;
+mod prepared;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -26,6 +27,8 @@ mod window;
 pub use geometry::Geometry;
 pub(crate) use geometry::Sizes;
 use plan::{BackwardTask, Bias, ForwardTask, Plan};
+pub use prepared::Kernels;
+pub(crate) use prepared::{Generated, Prepared, linear};
 
 use super::batch_norm::BatchStats;
 use super::pending::{MaskedGrad, Pending, PendingGrad, Rectifier};

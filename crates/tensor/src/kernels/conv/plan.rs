@@ -48,9 +48,9 @@ impl Path {
 /// The kernels in the order in which a path reads them, one set for all samples or one for each.
 #[derive(Clone, Copy)]
 pub(super) struct Panels<'a, T> {
-    memory: &'a [T],
+    pub memory: &'a [T],
     /// Elements of a sample's set; 0 where all share one.
-    each: usize,
+    pub each: usize,
 }
 
 impl<'a, T> Panels<'a, T> {
@@ -300,11 +300,11 @@ impl Plan {
 }
 
 /// What the other paths do while they write: the rectifier and the moments of finished rows.
-struct Finish<'a, T> {
-    c: usize,
-    y: &'a mut [T],
-    rectifier: Rectifier,
-    with_moments: bool,
+pub(super) struct Finish<'a, T> {
+    pub c: usize,
+    pub y: &'a mut [T],
+    pub rectifier: Rectifier,
+    pub with_moments: bool,
 }
 
 impl<T: Real> Kernel<T> for Finish<'_, T> {
