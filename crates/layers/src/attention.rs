@@ -1,10 +1,11 @@
 //! The attention network of a dynamic site: which share of each kernel a sample gets (paper 2.3).
 
 use gatefold_autograd::Var;
+use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{Cx, Init, Linear, Module, Param, walk_fields};
+use crate::{Activation, Cx, Init, Linear, Module, Param, walk_fields};
 
 /// The function at the end of an attention network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,3 +83,19 @@ impl<T: Real> Attention<T> {
     }
 }
 // ANCHOR_END: forward
+
+impl<T: Real> Attention<T> {
+    /// Adds it to a plan: `x` → `[m, 1, 1]`.
+    ///
+    /// # Errors
+    /// As [`forward`](Module::forward).
+    pub fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Map> {
+        let means = plan.global_avg_pool(x);
+        let h = self.fc1.plan(plan, means, Activation::Relu)?;
+        let o = self.fc2.plan(plan, h, Activation::Identity)?;
+        match self.gate {
+            Gate::Sigmoid => Ok(plan.sigmoid(o)),
+            Gate::Softmax => plan.softmax(o, self.temperature),
+        }
+    }
+}

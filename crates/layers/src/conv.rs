@@ -2,6 +2,7 @@
 
 use gatefold_autograd::{BatchNormStats, Var};
 use gatefold_tensor::kernels::conv::Geometry;
+use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Real, Result, Tensor};
 
 use crate::{Activation, Cx, Init, Module, Param, SiteSpec, walk_fields};
@@ -51,6 +52,17 @@ impl<T: Real> Conv2d<T> {
     pub fn forward_activated(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
         let bias = self.bias.as_ref().map(|b| b.var(cx));
         x.conv2d_rectified(&self.weight.var(cx), bias.as_ref(), &self.geometry, activation.into())
+    }
+}
+
+impl<T: Real> Conv2d<T> {
+    /// Adds it to a plan, with the activation behind it.
+    ///
+    /// # Errors
+    /// As [`forward`](Module::forward).
+    pub fn plan(&self, plan: &mut Builder<T>, x: Map, activation: Activation) -> Result<Map> {
+        let bias = self.bias.as_ref().map(|b| &b.value);
+        plan.conv(x, &self.weight.value, bias, &self.geometry, activation.into())
     }
 }
 

@@ -1,10 +1,10 @@
 //! The fully connected layer.
 
 use gatefold_autograd::Var;
-use gatefold_tensor::Real;
-use gatefold_tensor::Result;
+use gatefold_tensor::plan::{Builder, Map};
+use gatefold_tensor::{Real, Result};
 
-use crate::{Cx, Init, Module, Param, walk_fields};
+use crate::{Activation, Cx, Init, Module, Param, walk_fields};
 
 /// y = x wᵀ + b.
 #[derive(Debug, Clone)]
@@ -24,6 +24,16 @@ impl<T: Real> Linear<T> {
             weight: Param::new(init.uniform([outputs, inputs], inputs)),
             bias: Param::new(init.uniform([outputs], inputs)),
         }
+    }
+}
+
+impl<T: Real> Linear<T> {
+    /// Adds it to a plan, with the activation behind it.
+    ///
+    /// # Errors
+    /// As [`forward`](Module::forward).
+    pub fn plan(&self, plan: &mut Builder<T>, x: Map, activation: Activation) -> Result<Map> {
+        plan.linear(x, &self.weight.value, Some(&self.bias.value), activation.into())
     }
 }
 

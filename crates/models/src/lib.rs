@@ -2,6 +2,7 @@
 
 mod description;
 pub mod file;
+mod inference;
 mod model;
 mod network;
 mod small_net;
@@ -9,6 +10,7 @@ mod summary;
 
 pub use description::{Backbone, Description, Normalisation};
 pub use file::{FileError, Stored};
+pub use inference::Inference;
 pub use model::Model;
 pub use network::{BackboneSite, LayerCost, Network, NotFoldable};
 pub use small_net::SmallNet;

@@ -5,6 +5,7 @@
 
 use gatefold_autograd::Var;
 use gatefold_layers::{Cost, Cx, FoldError, Folded, Linear, Site, TrainedSite, Walk};
+use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Real, Result};
 
 /// A network, trained or folded.
@@ -29,6 +30,15 @@ pub trait Network<T: Real>: Walk<T> {
     /// # Errors
     /// [`NotFoldable`] names the first site without a fold.
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable>;
+
+    /// Adds the steps of [`forward`](Self::forward) in eval mode to a plan; `None` if a part of the network has none.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+        let _ = (plan, x);
+        Ok(None)
+    }
 }
 
 /// What stands at the sites of a backbone: trained sites, or folded ones, which have no further fold.

@@ -6,6 +6,7 @@
 
 use gatefold_autograd::Var;
 use gatefold_layers::{Activation, ConvKind, Cx, Init, Linear, Module, Site, SiteSpec, TrainedSite, Walk, walk_fields};
+use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 
 use crate::{BackboneSite, LayerCost, Network, NotFoldable};
@@ -100,6 +101,17 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for SmallNet<T, S> {
             });
         }
         Ok(Box::new(SmallNet { stem, blocks, classifier: self.classifier.clone() }))
+    }
+
+    fn plan(&self, plan: &mut Builder<T>, mut x: Map) -> Result<Option<Map>> {
+        for (path, site) in self.each_site() {
+            match site.plan(plan, x, Activation::Relu).map_err(|e| e.in_layer(&path))? {
+                Some(y) => x = y,
+                None => return Ok(None),
+            }
+        }
+        let means = plan.global_avg_pool(x);
+        self.classifier.plan(plan, means, Activation::Identity).map(Some)
     }
 }
 

@@ -3,8 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use gatefold_layers::Cx;
-use gatefold_models::{Description, Model, Normalisation};
+use gatefold_models::{Description, Inference, Model, Normalisation};
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Real, Tensor};
 
@@ -44,6 +43,8 @@ pub struct Measurement {
     pub steps_ms: Vec<f64>,
     /// Images in a step.
     pub batch_size: usize,
+    /// Whether a plan was measured, not a forward pass.
+    pub planned: bool,
     /// The median of each part of a step, in ms, in the order of the step. What a step does besides (freeing memory,
     /// above all) is the last.
     pub parts: Vec<(&'static str, f64)>,
@@ -101,12 +102,15 @@ fn measure_in<T: Real>(config: &Config, mode: Mode, seconds: f64) -> Result<Meas
     }
     let macs: usize = model.network.layers([INPUT[1], INPUT[2]])?.iter().map(|layer| layer.cost.macs).sum();
     let images = randn([config.batch_size, INPUT[0], INPUT[1], INPUT[2]], config.seed);
-    let times = match mode {
-        Mode::Train => training(config, &mut model, &images, seconds)?,
-        Mode::Unfolded | Mode::Folded => inference(&model, &images, seconds)?,
+    let (times, planned) = match mode {
+        Mode::Train => (training(config, &mut model, &images, seconds)?, false),
+        Mode::Unfolded | Mode::Folded => {
+            let inference = Inference::new(&model)?;
+            (classifying(&inference, &images, seconds)?, inference.is_planned())
+        }
     };
     let passes = if mode == Mode::Train { 3 } else { 1 };
-    Ok(times.measurement(parameters, macs, config.batch_size, passes))
+    Ok(Measurement { planned, ..times.measurement(parameters, macs, config.batch_size, passes) })
 }
 
 /// The network that `config` names, for random data.
@@ -145,11 +149,9 @@ fn training<T: Real>(config: &Config, model: &mut Model<T>, images: &Tensor<T>, 
     })
 }
 
-fn inference<T: Real>(model: &Model<T>, images: &Tensor<T>, seconds: f64) -> Result<Times> {
+fn classifying<T: Real>(inference: &Inference<'_, T>, images: &Tensor<T>, seconds: f64) -> Result<Times> {
     repeat(seconds, |clock| {
-        let cx = Cx::eval();
-        let logits = model.network.forward(&cx, &cx.input(images.clone(), false))?;
-        black_box(logits.value().as_slice());
+        black_box(inference.logits(images)?.as_slice());
         clock.lap(Part::Forward.name());
         Ok(())
     })
@@ -214,7 +216,15 @@ impl Times {
             all.sort_by(f64::total_cmp);
             (part, median(&all))
         });
-        Measurement { parameters, macs, batch_size, passes, parts: parts.collect(), steps_ms: self.steps }
+        Measurement {
+            parameters,
+            macs,
+            batch_size,
+            passes,
+            planned: false,
+            parts: parts.collect(),
+            steps_ms: self.steps,
+        }
     }
 }
 
@@ -263,6 +273,8 @@ mod tests {
         assert_eq!(macs(Mode::Folded), 1_031_808);
         assert_eq!(macs(Mode::Unfolded), macs(Mode::Train));
         assert!(macs(Mode::Unfolded) > macs(Mode::Folded));
+        let planned = |mode| measure(&config("mdconv"), mode, 0.0).unwrap().planned;
+        assert!(planned(Mode::Folded) && !planned(Mode::Unfolded) && !planned(Mode::Train));
     }
 
     #[test]

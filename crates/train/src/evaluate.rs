@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gatefold_data::{Dataset, Loader, Normalisation, Options};
 use gatefold_layers::Cx;
-use gatefold_models::Model;
+use gatefold_models::{Inference, Model};
 use gatefold_tensor::{Real, Tensor};
 
 use crate::Result;
@@ -78,10 +78,10 @@ pub fn evaluate<T: Real>(
     mut logits: impl FnMut(&Tensor<T>),
 ) -> Result<Evaluation> {
     let mut evaluation = Evaluation { loss: 0.0, correct: 0, images: 0 };
-    let cx = Cx::eval();
+    let (cx, inference) = (Cx::eval(), Inference::new(model)?);
     for batch in batches(model, data)? {
         let batch = batch?;
-        let of_batch = model.network.forward(&cx, &cx.input(batch.images, false))?;
+        let of_batch = cx.input(inference.logits(&batch.images)?, false);
         let count = batch.labels.len();
         evaluation.loss += of_batch.cross_entropy(&batch.labels, 0.0)?.value().item()?.f64() * count as f64;
         evaluation.correct += classes(of_batch.value()).iter().zip(&batch.labels).filter(|(a, b)| a == b).count();

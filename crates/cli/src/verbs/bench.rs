@@ -173,6 +173,7 @@ fn result(row: &Row<'_>, config: &Config, mode: Mode, measured: &Measurement, pr
         "conv": row.conv,
         "form": form(&config.conv).unwrap_or_else(|| "plain".to_owned()),
         "folded": mode == Mode::Folded,
+        "planned": measured.planned,
         "width": config.width,
         "precision": if config.precision == Precision::F32 { "f32" } else { "f64" },
         "mode": row.mode,
@@ -257,7 +258,11 @@ fn title(of: &Value) -> String {
         "plain" => String::new(),
         form => format!(" {form}"),
     };
-    let folded = if of["folded"] == true { " folded" } else { "" };
+    let folded = match (of["folded"] == true, of["planned"] == true) {
+        (true, true) => " folded",
+        (true, false) => " folded, no plan",
+        (false, _) => "",
+    };
     let (width, batch, threads) = (number(of, "width"), &of["batch"], &of["threads"]);
     let (model, conv, mode) = (text("model"), text("conv"), text("mode"));
     format!("{model} x{width} {conv}{form}, {mode}{folded}, batch {batch}, {threads} thread(s)")

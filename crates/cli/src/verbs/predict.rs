@@ -9,8 +9,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::ValueEnum;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use gatefold_layers::Cx;
-use gatefold_models::Model;
+use gatefold_models::{Inference, Model};
 use gatefold_tensor::Tensor;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
@@ -55,6 +54,7 @@ enum Filter {
 /// Prints the likeliest classes of each file. A file that cannot be read is named on stderr, the others go on.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model: Model<f32> = Model::load(&place::model_file(&args.model)?)?;
+    let inference = Inference::new(&model).map_err(gatefold_train::Error::Tensor)?;
     let mut out = std::io::stdout().lock();
     let mut unreadable = 0;
     for file in &args.files {
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 continue;
             }
         };
-        let top = classify(&model, &pixels)?;
+        let top = classify(&model, &inference, &pixels)?;
         match args.json {
             true => writeln!(out, "{}", object(file, &top))?,
             false => {
@@ -144,16 +144,19 @@ fn decode(file: &Path) -> anyhow::Result<DynamicImage> {
 }
 
 /// The likeliest classes of one image with their probabilities, falling.
-fn classify<'m>(model: &'m Model<f32>, pixels: &[u8]) -> anyhow::Result<Vec<(&'m str, f64)>> {
+fn classify<'m>(
+    model: &'m Model<f32>,
+    inference: &Inference<'_, f32>,
+    pixels: &[u8],
+) -> anyhow::Result<Vec<(&'m str, f64)>> {
     let description = &model.description;
     let [c, h, w] = description.input;
     let of = &description.normalisation;
     let normalisation = gatefold_data::Normalisation { mean: of.mean.clone(), std: of.std.clone() };
     // A byte over 255 is the share of full brightness, as a pixel of the data set over its maximum is.
     let x: Tensor<f32> = normalisation.apply(pixels, [1, c, h, w], u8::MAX)?;
-    let cx = Cx::eval();
-    let logits = model.network.forward(&cx, &cx.input(x, false)).map_err(gatefold_train::Error::Tensor)?;
-    let probabilities = softmax(&logits.value().to_vec());
+    let logits = inference.logits(&x).map_err(gatefold_train::Error::Tensor)?;
+    let probabilities = softmax(&logits.to_vec());
     let mut classes: Vec<_> = description.classes.iter().map(String::as_str).zip(probabilities).collect();
     classes.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     classes.truncate(TOP);

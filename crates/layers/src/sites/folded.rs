@@ -1,6 +1,7 @@
 //! What sites fold to: one convolution with bias, or a compact dynamic site that generates its kernel per sample.
 
 use gatefold_autograd::Var;
+use gatefold_tensor::plan::{Builder, Kernels, Map};
 use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,10 @@ impl<T: Real> Site<T> for FoldedConv<T> {
 
     fn cost(&self, input: [usize; 2]) -> Result<Cost> {
         Ok(Cost { parameters: self.parameters(), macs: self.spec.macs(input)?, ..Cost::default() })
+    }
+
+    fn plan(&self, plan: &mut Builder<T>, x: Map, activation: Activation) -> Result<Option<Map>> {
+        self.conv.plan(plan, x, activation).map(Some)
     }
 }
 
@@ -176,6 +181,30 @@ impl<T: Real> Site<T> for CompactDynamic<T> {
             generated: if compact { kernel + self.spec.cout } else { 0 },
         })
     }
+
+    fn plan(&self, plan: &mut Builder<T>, x: Map, activation: Activation) -> Result<Option<Map>> {
+        let [_, h, w] = plan.shape(x);
+        let a = self.attention.plan(plan, x)?;
+        let FoldedBranch { conv1, conv2 } = &self.branch;
+        let bypass = self.bypass.as_ref().map(|bypass| &bypass.conv);
+        // A step composes kernels in one group; in several the branch beside the bypass is the same function.
+        if self.spec.groups == 1 && self.runs_compact([h, w])? {
+            let kernels = Kernels {
+                base: bypass.map(|conv| &conv.weight.value),
+                b: &bypass.unwrap_or(conv2).bias.as_ref().expect("a folded site has b").value,
+                w1: &conv1.weight.value,
+                b1: &conv1.bias.as_ref().expect("a folded branch has b_1").value,
+                w2: &conv2.weight.value,
+            };
+            return plan.generated_conv(x, a, &kernels, &self.spec.geometry(), activation.into()).map(Some);
+        }
+        let t = conv1.plan(plan, x, Activation::Identity)?;
+        let u = plan.scale(t, a)?;
+        let Some(bypass) = bypass else { return conv2.plan(plan, u, activation).map(Some) };
+        let y = conv2.plan(plan, u, Activation::Identity)?;
+        let of_bypass = bypass.plan(plan, x, Activation::Identity)?;
+        plan.add(of_bypass, y, activation.into()).map(Some)
+    }
 }
 
 impl<T: Real> Folded<T> {
@@ -211,5 +240,9 @@ impl<T: Real> Site<T> for Folded<T> {
 
     fn cost(&self, input: [usize; 2]) -> Result<Cost> {
         self.site().cost(input)
+    }
+
+    fn plan(&self, plan: &mut Builder<T>, x: Map, activation: Activation) -> Result<Option<Map>> {
+        self.site().plan(plan, x, activation)
     }
 }

@@ -9,6 +9,7 @@ mod spec;
 mod static_conv;
 
 use gatefold_autograd::Var;
+use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,15 @@ pub trait Site<T: Real>: Walk<T> {
     /// # Errors
     /// [`Error::Invalid`] if the kernel is larger than the padded input.
     fn cost(&self, input: [usize; 2]) -> Result<Cost>;
+
+    /// Adds the steps of [`forward`](Self::forward) in eval mode to a plan; `None` from a site that has no such steps.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn plan(&self, plan: &mut Builder<T>, x: Map, activation: Activation) -> Result<Option<Map>> {
+        let _ = (plan, x, activation);
+        Ok(None)
+    }
 }
 
 /// A site as it is trained; it folds into another type, if a fold exists.
@@ -136,5 +146,9 @@ impl<T: Real, S: Site<T> + ?Sized> Site<T> for Box<S> {
 
     fn cost(&self, input: [usize; 2]) -> Result<Cost> {
         (**self).cost(input)
+    }
+
+    fn plan(&self, plan: &mut Builder<T>, x: Map, activation: Activation) -> Result<Option<Map>> {
+        (**self).plan(plan, x, activation)
     }
 }

@@ -234,7 +234,7 @@ impl<T: Real> Generated<T> {
     pub fn run(&self, x: &[T], a: &[T], images: usize, scratch: &mut [T], y: &mut [T]) {
         let of_x = self.place.s.c * self.place.s.h * self.place.s.w;
         let of_y = self.place.s.o * self.place.s.oh * self.place.s.ow;
-        let (set, scaled) = scratch.split_at_mut(self.place.set_len());
+        let (set, scaled) = scratch[..self.scratch()].split_at_mut(self.place.set_len());
         let images =
             x.chunks_exact(of_x).zip(a.chunks_exact(self.factors.m)).zip(y.chunks_exact_mut(of_y)).take(images);
         // One image after the other: its kernels stay in the first cache.
