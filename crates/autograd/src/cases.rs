@@ -375,11 +375,13 @@ fn rearrangements() -> Vec<Case> {
         narrow("channels", 1, 2, 2),
         narrow("columns", 3, 0, 3),
         narrow("all", 0, 0, 2),
-        // The parts in another order, one of them left out: the channel shuffle of ShuffleNet.
+        // The parts in another order, one of them left out.
         Case::new("split", "parts swapped, one dropped", [random([2, 6, 3, 2])], |v| {
             let parts = v[0].split(1, &[2, 1, 3])?;
             Var::concat(&[parts[2].clone(), parts[0].clone()], 1)
         }),
+        Case::new("channel_shuffle", "two groups", [random([2, 6, 3, 2])], |v| v[0].channel_shuffle(2)),
+        Case::new("channel_shuffle", "three groups", [random([2, 6, 3, 2])], |v| v[0].channel_shuffle(3)),
         Case::new("reshape", "maps to vectors", [random(map)], |v| v[0].reshape([2, 60])),
         Case::new("reshape", "vectors to maps", [random([2, 60])], |v| v[0].reshape([2, 5, 3, 4])),
         Case::new("reshape", "maps to other maps", [random(map)], |v| v[0].reshape([3, 5, 2, 4])),

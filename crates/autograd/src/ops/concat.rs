@@ -1,4 +1,4 @@
-//! Joining along an axis, and taking a range of one.
+//! Joining along an axis, taking a range of one, and the channel shuffle.
 
 use gatefold_tensor::kernels::concat;
 use gatefold_tensor::{Real, Result, Shape, Tensor};
@@ -45,6 +45,21 @@ impl<T: Real> Op<T> for Narrow {
     }
 }
 
+/// y = the channels of g groups in turn;  dx is dy shuffled by C/g groups, which puts them back.
+struct ChannelShuffle {
+    back: usize,
+}
+
+impl<T: Real> Op<T> for ChannelShuffle {
+    fn name(&self) -> &'static str {
+        "channel_shuffle"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        dx.add(0, concat::channel_shuffle(&dy, self.back)?)
+    }
+}
+
 impl<T: Real> Var<T> {
     /// The values one after another along `axis`.
     ///
@@ -83,5 +98,14 @@ impl<T: Real> Var<T> {
                 self.narrow(axis, start - extent, extent)
             })
             .collect()
+    }
+
+    /// The channels of `groups` groups dealt out in turn, `[N,C,H,W]` → the same.
+    ///
+    /// # Errors
+    /// As [`concat::channel_shuffle`].
+    pub fn channel_shuffle(&self, groups: usize) -> Result<Var<T>> {
+        let y = concat::channel_shuffle(self.value(), groups)?;
+        Ok(Tape::record(y, &[Some(self)], || ChannelShuffle { back: self.shape()[1] / groups }))
     }
 }

@@ -1,10 +1,13 @@
-//! Joining along an axis, and taking a range of one. Copies only: each operand is a number of contiguous pieces, one
-//! for each index of the axes that lie outside in memory.
+//! Joining along an axis, taking a range of one, and the channel shuffle. Copies only: in the first two each operand is a
+//! number of contiguous pieces, one for each index of the axes that lie outside in memory.
 //! ```text
 //! y[.., start_i + j, ..] = x_i[.., j, ..],  start_i = the extents before x_i     (concat.1)
 //! y[.., j, ..] = x[.., start + j, ..]                                            (narrow.1)
 //! dx[.., j, ..] = dy[.., j − start, ..] inside the range, 0 outside              (narrow.2)
+//! y[n, j·g + i, h, l] = x[n, i·(C/g) + j, h, l],  i < g, j < C/g                 (shuffle.1)
 //! ```
+
+use rayon::prelude::*;
 
 use super::broadcast::memory_axes;
 use crate::shape::MAX_RANK;
@@ -106,6 +109,36 @@ pub fn split<T: Real>(x: &Tensor<T>, axis: usize, sizes: &[usize]) -> Result<Vec
     starts.zip(sizes).map(|(start, &size)| narrow(x, axis, start, size)).collect()
 }
 
+/// The channels of `groups` groups dealt out in turn, one of each group after another, (shuffle.1): the channel shuffle of
+/// ShuffleNet. With C/g groups it undoes itself with g; that is its gradient.
+///
+/// # Shapes
+/// `x [N,C,H,W]` → the same.
+///
+/// # Errors
+/// [`Error::Shape`] if the rank is not 4, [`Error::Invalid`] if the groups do not divide the channels.
+pub fn channel_shuffle<T: Real>(x: &Tensor<T>, groups: usize) -> Result<Tensor<T>> {
+    const OP: &str = "channel_shuffle";
+    let [_, c, h, w] = x.dims(OP, "x")?;
+    if groups == 0 || c % groups != 0 {
+        return Err(Error::invalid(OP, format!("{groups} groups do not divide {c} channels")));
+    }
+    let mut y = Tensor::zeros(*x.shape());
+    if x.is_empty() {
+        return Ok(y);
+    }
+    let (each, image) = (c / groups, c * h * w);
+    let maps = y.as_mut_slice().par_chunks_exact_mut(image).zip(x.as_slice().par_chunks_exact(image));
+    maps.for_each(|(y, x)| {
+        for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+            for (j, y) in y.chunks_exact_mut(groups).enumerate() {
+                y.iter_mut().enumerate().for_each(|(i, y)| *y = x[i * each + j]);
+            }
+        }
+    });
+    Ok(y)
+}
+
 fn check_axis(op: &'static str, shape: &Shape, axis: usize) -> Result<()> {
     if axis < shape.len() {
         Ok(())
@@ -181,6 +214,17 @@ mod tests {
     }
 
     #[test]
+    fn a_shuffle_is_the_definition_and_undone_by_the_other_number_of_groups() {
+        for [groups, each] in [[2, 3], [3, 2], [1, 4], [4, 1], [2, 1]] {
+            let x = randn::<f64>([2, groups * each, 3, 2], 1);
+            let y = channel_shuffle(&x, groups).unwrap();
+            assert_close("y", &y, &reference::channel_shuffle(&x, groups), 0.0);
+            assert!(channel_shuffle(&y, each).unwrap() == x);
+        }
+        assert!(channel_shuffle(&Tensor::<f32>::zeros([0, 4, 1, 1]), 2).unwrap().is_empty());
+    }
+
+    #[test]
     fn wrong_arguments_are_errors_with_numbers() {
         let (x, y) = (Tensor::<f32>::zeros([2, 3]), Tensor::zeros([3, 3]));
         assert_eq!(message(concat(&[&x, &y], 1)), "concat: `xs` has shape [3, 3], expected [2, 3] but for axis 1");
@@ -193,5 +237,9 @@ mod tests {
         assert!(message(narrow_backward(&[2, 3], 1, 0, &y)).contains("`dy`"));
         assert!(message(split(&x, 1, &[1, 1])).contains("do not add up to axis 1"));
         assert!(message(split(&x, 1, &[usize::MAX, 4])).contains("do not add up"));
+        assert!(message(channel_shuffle(&x, 1)).contains("expected rank 4"));
+        for groups in [0, 3] {
+            assert!(message(channel_shuffle(&Tensor::<f32>::zeros([1, 4, 1, 1]), groups)).contains("4 channels"));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Joining along an axis, (concat.1) and (narrow.1) of [`kernels::concat`](crate::kernels::concat).
+//! Joining along an axis, (concat.1), (narrow.1) and (shuffle.1) of [`kernels::concat`](crate::kernels::concat).
 
 use crate::{Real, Tensor};
 
@@ -33,4 +33,13 @@ pub fn narrow<T: Real>(x: &Tensor<T>, axis: usize, start: usize, len: usize) -> 
         i[axis] += start;
         x.view()[&i[..]]
     })
+}
+
+/// y, (shuffle.1).
+///
+/// # Panics
+/// If the groups do not divide the channels.
+pub fn channel_shuffle<T: Real>(x: &Tensor<T>, groups: usize) -> Tensor<T> {
+    let each = x.shape()[1] / groups;
+    Tensor::from_fn(*x.shape(), |i| x.view()[[i[0], i[1] % groups * each + i[1] / groups, i[2], i[3]]])
 }
