@@ -10,7 +10,7 @@ use crate::{Activation, Cx, Init, Module, Param, SiteSpec, walk_fields};
 /// A convolution, (conv.1).
 #[derive(Debug, Clone)]
 pub struct Conv2d<T: Real> {
-    /// `[O, C/g, k, k]`, starts in U(±1/√fan_in).
+    /// `[O, C/g, k, k]`, starts in U(±1/√fan_in), or as [`Init::kaiming_fan_out`] says.
     pub weight: Param<T>,
     /// `[O]`, starts in U(±1/√fan_in); absent where a batch norm follows.
     pub bias: Option<Param<T>>,
@@ -25,7 +25,7 @@ impl<T: Real> Conv2d<T> {
     pub fn new(spec: &SiteSpec, bias: bool, init: &Init) -> Self {
         let fan_in = spec.cin / spec.groups * spec.kernel * spec.kernel;
         Conv2d {
-            weight: Param::new(init.uniform(spec.weight_shape(), fan_in)),
+            weight: Param::new(init.kernels(spec.weight_shape())),
             bias: bias.then(|| Param::new(init.uniform([spec.cout], fan_in))),
             geometry: spec.geometry(),
         }

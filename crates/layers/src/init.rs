@@ -11,12 +11,36 @@ use gatefold_tensor::{Real, Shape, Tensor};
 pub struct Init {
     seed: u64,
     next: Cell<u64>,
+    kernels: Kernels,
+}
+
+/// How the kernels of convolutions start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernels {
+    Uniform,
+    KaimingFanOut,
 }
 
 impl Init {
     /// All values named by `seed`.
     pub fn new(seed: u64) -> Self {
-        Init { seed, next: Cell::new(0) }
+        Init { seed, next: Cell::new(0), kernels: Kernels::Uniform }
+    }
+
+    /// The same, with the kernels of convolutions from N(0, 2/(k²·O)): He et al. 2015 (their eq. 14), and torchvision's
+    /// MobileNetV2 and ResNet.
+    #[must_use]
+    pub fn kaiming_fan_out(self) -> Self {
+        Init { kernels: Kernels::KaimingFanOut, ..self }
+    }
+
+    /// The kernels of a convolution, `[O, I, k, k]`.
+    pub(crate) fn kernels<T: Real>(&self, shape: [usize; 4]) -> Tensor<T> {
+        let [o, i, kh, kw] = shape;
+        match self.kernels {
+            Kernels::Uniform => self.uniform(shape, i * kh * kw),
+            Kernels::KaimingFanOut => self.normal(shape, (2.0 / (o * kh * kw) as f64).sqrt()),
+        }
     }
 
     fn stream(&self) -> ChaCha8Rng {
