@@ -9,22 +9,28 @@ use serde::{Deserialize, Serialize};
 pub enum Backbone {
     /// [`SmallNet`](crate::SmallNet).
     SmallNet,
+    /// [`MobileNetV2`](crate::MobileNetV2).
+    MobileNetV2,
+    /// [`ShuffleNetV2`](crate::ShuffleNetV2).
+    ShuffleNetV2,
+    /// [`ResNet18`](crate::ResNet18).
+    ResNet18,
 }
 
 impl Backbone {
+    const ALL: [Backbone; 4] = [Backbone::SmallNet, Backbone::MobileNetV2, Backbone::ShuffleNetV2, Backbone::ResNet18];
+
     /// The names of all backbones, as the command line takes them.
-    pub const NAMES: &[&str] = &["smallnet"];
+    pub const NAMES: &[&str] = &["smallnet", "mobilenetv2", "shufflenetv2", "resnet18"];
 
     /// The backbone of that name; `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
-        (name == "smallnet").then_some(Backbone::SmallNet)
+        Self::ALL.into_iter().find(|backbone| backbone.name() == name)
     }
 
     /// The name.
     pub fn name(self) -> &'static str {
-        match self {
-            Backbone::SmallNet => "smallnet",
-        }
+        Self::NAMES[self as usize]
     }
 }
 
@@ -86,5 +92,18 @@ impl Description {
             return Err(format!("{} means and {} deviations for {c} channels", mean.len(), std.len()));
         }
         self.conv.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backbone_is_written_as_it_is_named() {
+        for (backbone, name) in Backbone::ALL.into_iter().zip(Backbone::NAMES) {
+            assert_eq!((Backbone::named(name), serde_json::json!(backbone)), (Some(backbone), serde_json::json!(name)));
+        }
+        assert_eq!(Backbone::named("resnet"), None);
     }
 }

@@ -3,15 +3,23 @@
 mod description;
 pub mod file;
 mod inference;
+pub mod mobilenet_v2;
 mod model;
 mod network;
+pub mod resnet18;
+pub mod shufflenet_v2;
 mod small_net;
 mod summary;
+#[cfg(test)]
+mod testing;
 
 pub use description::{Backbone, Description, Normalisation};
 pub use file::{FileError, Stored};
 pub use inference::Inference;
+pub use mobilenet_v2::MobileNetV2;
 pub use model::Model;
-pub use network::{BackboneSite, LayerCost, Network, NotFoldable};
+pub use network::{BackboneSite, LayerCost, MaxPool, Network, NotFoldable, Resolution};
+pub use resnet18::ResNet18;
+pub use shufflenet_v2::ShuffleNetV2;
 pub use small_net::SmallNet;
 pub use summary::{Row, Summary};

@@ -8,7 +8,7 @@ use gatefold_tensor::{Real, Result, Tensor};
 use serde_json::json;
 
 use crate::file::{self, Contents, FileError, Stored};
-use crate::{Backbone, Description, Network, NotFoldable, SmallNet};
+use crate::{Backbone, Description, MobileNetV2, Network, NotFoldable, ResNet18, Resolution, ShuffleNetV2, SmallNet};
 
 /// A network, trained or folded, and how to rebuild and feed it.
 pub struct Model<T: Real> {
@@ -27,8 +27,13 @@ impl<T: Real> Model<T> {
         description.check().map_err(|why| gatefold_tensor::Error::invalid("model", why))?;
         let init = Init::new(seed);
         let Description { backbone, width, conv, folded, input, classes, .. } = &description;
+        let (channels, outputs, width) = (input[0], classes.len(), *width);
+        let form = Resolution::of([input[1], input[2]]);
         let network: Box<dyn Network<T>> = match backbone {
-            Backbone::SmallNet => Box::new(SmallNet::new(conv, input[0], classes.len(), *width, &init)?),
+            Backbone::SmallNet => Box::new(SmallNet::new(conv, channels, outputs, width, &init)?),
+            Backbone::MobileNetV2 => Box::new(MobileNetV2::new(conv, form, channels, outputs, width, init)?),
+            Backbone::ShuffleNetV2 => Box::new(ShuffleNetV2::new(conv, form, channels, outputs, width, &init)?),
+            Backbone::ResNet18 => Box::new(ResNet18::new(conv, form, channels, outputs, width, init)?),
         };
         let network = match folded {
             false => network,

@@ -4,7 +4,8 @@
 //! trained, `S = Box<dyn TrainedSite<T>>`, and folded, `S = Folded<T>`.
 
 use gatefold_autograd::Var;
-use gatefold_layers::{Cost, Cx, FoldError, Folded, Linear, Site, TrainedSite, Walk};
+use gatefold_layers::{Activation, Cost, Cx, FoldError, Folded, Linear, Site, TrainedSite, Walk};
+use gatefold_tensor::kernels::pool::Window;
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Real, Result};
 
@@ -68,6 +69,76 @@ impl<T: Real> BackboneSite<T> for Folded<T> {
     fn folded(&self) -> Result<Folded<T>, FoldError> {
         Err(FoldError::NotFoldable("it is folded already".to_owned()))
     }
+}
+
+/// The form of a backbone, by the size of its images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// Small images, on which the first layers keep the size of the map.
+    Cifar,
+    /// Photos, which the first layers bring down quickly.
+    Imagenet,
+}
+
+impl Resolution {
+    /// Up to so many pixels along a side an image is small.
+    pub const CIFAR_SIDE: usize = 64;
+
+    /// The form for images of `[H, W]`.
+    pub fn of([h, w]: [usize; 2]) -> Self {
+        if h.max(w) <= Self::CIFAR_SIDE { Resolution::Cifar } else { Resolution::Imagenet }
+    }
+}
+
+/// The 3x3 max-pool of stride 2 behind the stem of a backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxPool;
+
+impl MaxPool {
+    fn window() -> Window {
+        Window::square(3).stride(2).padding(1)
+    }
+
+    /// `[N,C,H,W]` → `[N,C,⌈H/2⌉,⌈W/2⌉]`.
+    pub(crate) fn forward<T: Real>(self, x: &Var<T>) -> Result<Var<T>> {
+        x.max_pool2d(&Self::window())
+    }
+
+    pub(crate) fn plan<T: Real>(self, plan: &mut Builder<T>, x: Map) -> Result<Map> {
+        plan.max_pool(x, &Self::window())
+    }
+
+    pub(crate) fn output(self, map: [usize; 2]) -> Result<[usize; 2]> {
+        Self::window().output(map)
+    }
+}
+
+/// Runs the site `name` of a network or a block, with the activation that follows it.
+pub(crate) fn run<T: Real>(
+    cx: &Cx<T>,
+    name: &str,
+    site: &impl Site<T>,
+    x: &Var<T>,
+    activation: Activation,
+) -> Result<Var<T>> {
+    cx.scope(name, x, |x| site.forward(cx, x, activation))
+}
+
+/// The steps of [`run`] in eval mode; `None` from a site that has none.
+pub(crate) fn plan_site<T: Real>(
+    plan: &mut Builder<T>,
+    name: &str,
+    site: &impl Site<T>,
+    x: Map,
+    activation: Activation,
+) -> Result<Option<Map>> {
+    site.plan(plan, x, activation).map_err(|e| e.in_layer(name))
+}
+
+/// The steps of a global average pool and the classifier behind it.
+pub(crate) fn plan_classifier<T: Real>(plan: &mut Builder<T>, classifier: &Linear<T>, x: Map) -> Result<Option<Map>> {
+    let means = plan.global_avg_pool(x);
+    classifier.plan(plan, means, Activation::Identity).map_err(|e| e.in_layer("classifier")).map(Some)
 }
 
 /// A layer's cost, and where it stands.

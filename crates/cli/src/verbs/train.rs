@@ -19,13 +19,13 @@ pub struct Args {
     /// The data set: digits (embedded), cifar10, cifar100, svhn, mnist, fashion-mnist, emnist, imagenet, folder or idx
     /// [default: digits]
     dataset: Option<String>,
-    /// The backbone: smallnet [default: smallnet]
+    /// The backbone: smallnet, mobilenetv2, shufflenetv2 or resnet18 [default: smallnet]
     #[arg(long)]
     model: Option<String>,
     /// The kind of convolution: static, maconv or mdconv [default: mdconv]
     #[arg(long, value_name = "KIND")]
     conv: Option<String>,
-    /// Width multiplier [default: 1]
+    /// Width multiplier; shufflenetv2 has 0.5, 1, 1.5 and 2 [default: 1]
     #[arg(long, value_name = "X")]
     width: Option<f64>,
     /// Epochs [default: 200; digits 60; imagenet 90]

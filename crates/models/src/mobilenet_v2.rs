@@ -1,0 +1,246 @@
+//! MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381, table 2): a 3x3 stem, 17 inverted bottlenecks, a 1x1 head to 1280
+//! channels, a global average pool and a classifier. ReLU6 follows every convolution but the projections.
+//!
+//! ```text
+//! y = project(ReLU6(depthwise(ReLU6(expand(x)))))    + x where stride is 1 and the channels stay the same
+//! ```
+//! The first bottleneck has no expansion. Channels, rounding, initial values and counts are those of torchvision's
+//! `mobilenet_v2`, whose dropout before the classifier is left out. The CIFAR form has stride 1 in the stem and in the second
+//! stage, and ends with a map of 4 x 4. The kind of convolution replaces the 33 pointwise convolutions of the bottlenecks.
+
+use gatefold_autograd::Var;
+use gatefold_layers::{
+    Activation, ConvKind, Cx, Folded, Init, Linear, Module, Site, SiteSpec, TrainedSite, Walk, join, walk_fields,
+};
+use gatefold_tensor::plan::{Builder, Map};
+use gatefold_tensor::{Error, Real, Result, Tensor};
+
+use crate::network::{plan_classifier, plan_site, run};
+use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
+
+/// Output channels of the stem at width 1.
+const STEM: usize = 32;
+/// Output channels of the head up to width 1.
+const HEAD: usize = 1280;
+/// The widest network: 16 times the parameters.
+const MAX_WIDTH: f64 = 4.0;
+
+/// A row of the paper's table 2: bottlenecks alike but for the stride, which the first one has.
+struct Stage {
+    expansion: usize,
+    channels: usize,
+    blocks: usize,
+    stride: usize,
+    cifar_stride: usize,
+}
+
+const fn stage(expansion: usize, channels: usize, blocks: usize, stride: usize, cifar_stride: usize) -> Stage {
+    Stage { expansion, channels, blocks, stride, cifar_stride }
+}
+
+const STAGES: [Stage; 7] = [
+    stage(1, 16, 1, 1, 1),
+    stage(6, 24, 2, 2, 1),
+    stage(6, 32, 3, 2, 2),
+    stage(6, 64, 4, 2, 2),
+    stage(6, 96, 3, 1, 1),
+    stage(6, 160, 3, 2, 2),
+    stage(6, 320, 1, 1, 1),
+];
+
+/// `channels` times `width`, rounded to a multiple of 8, at least 8, and up where more than a tenth would be lost.
+fn scaled(channels: usize, width: f64) -> usize {
+    let exact = channels as f64 * width;
+    let rounded = ((exact + 4.0) / 8.0).floor().max(1.0) * 8.0;
+    (if rounded < 0.9 * exact { rounded + 8.0 } else { rounded }) as usize
+}
+
+/// Output channels of the stem and of the bottlenecks of each stage.
+pub(crate) fn channels(width: f64) -> [usize; 1 + STAGES.len()] {
+    std::array::from_fn(|i| scaled(if i == 0 { STEM } else { STAGES[i - 1].channels }, width))
+}
+
+/// MobileNetV2 with sites of type `S`.
+pub struct MobileNetV2<T: Real, S> {
+    /// 3x3, input channels → 32.
+    pub stem: S,
+    /// The bottlenecks.
+    pub blocks: Vec<Bottleneck<S>>,
+    /// 1x1, 320 → 1280 channels.
+    pub head: S,
+    /// Channels → classes.
+    pub classifier: Linear<T>,
+}
+
+walk_fields!(impl<T, S: Walk<T>> MobileNetV2<T, S> { stem, blocks, head, classifier });
+
+/// An inverted bottleneck.
+pub struct Bottleneck<S> {
+    /// 1x1 to six times the channels.
+    pub expand: Option<S>,
+    /// 3x3 of each channel by itself.
+    pub depthwise: S,
+    /// 1x1 to few channels, without an activation.
+    pub project: S,
+    /// Whether the input is added to the output.
+    pub residual: bool,
+}
+
+walk_fields!(impl<T, S: Walk<T>> Bottleneck<S> { expand, depthwise, project });
+
+impl<S> Bottleneck<S> {
+    fn sites(&self) -> impl Iterator<Item = (&'static str, &S)> {
+        let expand = self.expand.iter().map(|site| ("expand", site));
+        expand.chain([("depthwise", &self.depthwise), ("project", &self.project)])
+    }
+
+    fn forward<T: Real>(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>>
+    where
+        S: Site<T>,
+    {
+        // ANCHOR: bottleneck
+        let mut y = x.clone();
+        if let Some(expand) = &self.expand {
+            y = run(cx, "expand", expand, &y, Activation::Relu6)?;
+        }
+        y = run(cx, "depthwise", &self.depthwise, &y, Activation::Relu6)?;
+        y = run(cx, "project", &self.project, &y, Activation::Identity)?;
+        if self.residual { y.add(x) } else { Ok(y) }
+        // ANCHOR_END: bottleneck
+    }
+
+    fn plan<T: Real>(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>>
+    where
+        S: Site<T>,
+    {
+        let mut y = Some(x);
+        for (name, site) in self.sites() {
+            let activation = if name == "project" { Activation::Identity } else { Activation::Relu6 };
+            let Some(input) = y else { return Ok(None) };
+            y = plan_site(plan, name, site, input, activation)?;
+        }
+        match y {
+            Some(y) if self.residual => plan.add(y, x, Activation::Identity.into()).map(Some),
+            y => Ok(y),
+        }
+    }
+
+    fn folded<T: Real>(&self, path: &str) -> Result<Bottleneck<Folded<T>>, NotFoldable>
+    where
+        S: BackboneSite<T>,
+    {
+        let expand = self.expand.as_ref().map(|site| site.folded_at(&join(path, "expand"))).transpose()?;
+        Ok(Bottleneck {
+            expand,
+            depthwise: self.depthwise.folded_at(&join(path, "depthwise"))?,
+            project: self.project.folded_at(&join(path, "project"))?,
+            residual: self.residual,
+        })
+    }
+}
+
+impl<T: Real> MobileNetV2<T, Box<dyn TrainedSite<T>>> {
+    /// A new network; `width` scales every layer, the head only above 1.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the width is not in (0, 4] or the options of `conv` do not fit a site.
+    pub fn new(
+        conv: &ConvKind,
+        resolution: Resolution,
+        input_channels: usize,
+        classes: usize,
+        width: f64,
+        init: Init,
+    ) -> Result<Self> {
+        if !(width > 0.0 && width <= MAX_WIDTH) {
+            return Err(Error::invalid("mobilenetv2", format!("the width {width} is not in (0, {MAX_WIDTH}]")));
+        }
+        let init = &init.kaiming_fan_out();
+        let cifar = resolution == Resolution::Cifar;
+        let [mut cin, channels @ ..] = channels(width);
+        let stem = SiteSpec::same(input_channels, cin, 3, if cifar { 1 } else { 2 }).fixed();
+        let stem = conv.build(stem, init)?;
+        let mut blocks = Vec::new();
+        for (stage, cout) in STAGES.iter().zip(channels) {
+            for i in 0..stage.blocks {
+                let stride = match (i, cifar) {
+                    (0, true) => stage.cifar_stride,
+                    (0, false) => stage.stride,
+                    _ => 1,
+                };
+                let hidden = cin * stage.expansion;
+                let expand = (stage.expansion > 1).then(|| conv.build(SiteSpec::pointwise(cin, hidden), init));
+                blocks.push(Bottleneck {
+                    expand: expand.transpose()?,
+                    depthwise: conv.build(SiteSpec::depthwise(hidden, 3, stride), init)?,
+                    project: conv.build(SiteSpec::pointwise(hidden, cout), init)?,
+                    residual: stride == 1 && cin == cout,
+                });
+                cin = cout;
+            }
+        }
+        let features = scaled(HEAD, width.max(1.0));
+        let head = conv.build(SiteSpec::pointwise(cin, features).fixed(), init)?;
+        let mut classifier = Linear::new(features, classes, init);
+        classifier.weight.value = init.normal([classes, features], 0.01);
+        classifier.bias.value = Tensor::zeros([classes]);
+        Ok(MobileNetV2 { stem, blocks, head, classifier })
+    }
+}
+
+impl<T: Real, S: BackboneSite<T>> MobileNetV2<T, S> {
+    fn each_site(&self) -> impl Iterator<Item = (String, &S)> {
+        let blocks = self.blocks.iter().enumerate();
+        let of_blocks =
+            blocks.flat_map(|(i, block)| block.sites().map(move |(name, site)| (block_path(i, name), site)));
+        let stem = std::iter::once(("stem".to_owned(), &self.stem));
+        stem.chain(of_blocks).chain([("head".to_owned(), &self.head)])
+    }
+}
+
+fn block_path(i: usize, name: &str) -> String {
+    format!("blocks.{i}.{name}")
+}
+
+impl<T: Real, S: BackboneSite<T>> Network<T> for MobileNetV2<T, S> {
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        let mut x = run(cx, "stem", &self.stem, x, Activation::Relu6)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = cx.scope(&format!("blocks.{i}"), &x, |x| block.forward(cx, x))?;
+        }
+        x = run(cx, "head", &self.head, &x, Activation::Relu6)?;
+        cx.scope("classifier", &x.global_avg_pool()?, |x| self.classifier.forward(cx, x))
+    }
+
+    fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
+        self.each_site().map(|(path, site)| (path, site as &dyn Site<T>)).collect()
+    }
+
+    fn layers(&self, mut map: [usize; 2]) -> Result<Vec<LayerCost>> {
+        let sites = self.each_site().map(|(path, site)| LayerCost::of_site(path, site, &mut map));
+        sites.chain(std::iter::once_with(|| LayerCost::of_classifier(&self.classifier))).collect()
+    }
+
+    fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
+        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&format!("blocks.{i}")));
+        Ok(Box::new(MobileNetV2 {
+            stem: self.stem.folded_at("stem")?,
+            blocks: blocks.collect::<Result<_, _>>()?,
+            head: self.head.folded_at("head")?,
+            classifier: self.classifier.clone(),
+        }))
+    }
+
+    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+        let Some(mut x) = plan_site(plan, "stem", &self.stem, x, Activation::Relu6)? else { return Ok(None) };
+        for (i, block) in self.blocks.iter().enumerate() {
+            let Some(y) = block.plan(plan, x).map_err(|e| e.in_layer(&format!("blocks.{i}")))? else { return Ok(None) };
+            x = y;
+        }
+        let Some(x) = plan_site(plan, "head", &self.head, x, Activation::Relu6)? else { return Ok(None) };
+        plan_classifier(plan, &self.classifier, x)
+    }
+}
+
+#[cfg(test)]
+mod tests;
