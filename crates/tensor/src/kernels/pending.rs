@@ -21,6 +21,15 @@ use crate::{Error, Real, Result, Tensor};
 /// processor to see where they lead.
 const AHEAD: usize = 1024;
 
+/// Copies `from` to the beginning of `to`.
+#[inline(always)]
+fn copy<T: Real, V: Vector<T>>(from: &[T], to: &mut [T]) {
+    for at in (0..from.len()).step_by(64 / size_of::<T>()) {
+        V::prefetch(from.as_ptr().wrapping_add(at + AHEAD));
+    }
+    to[..from.len()].copy_from_slice(from);
+}
+
 /// The rectifier of a pending map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rectifier {
@@ -180,7 +189,7 @@ impl<'a, T: Real> Loader<'a, T> {
         let data = &self.data[first * c..(first + pixels) * c];
         assert!(stride >= c && out.len() >= pixels * stride && minus.is_none_or(|m| m.len() == c));
         if self.norm.is_none() && minus.is_none() && stride == c {
-            return out[..data.len()].copy_from_slice(data);
+            return copy::<T, V>(data, out);
         }
         for at in (0..stride).step_by(V::LANES) {
             let lanes = Lanes { at, read: V::LANES.min(c.saturating_sub(at)), write: V::LANES.min(stride - at) };
@@ -213,7 +222,9 @@ impl<'a, T: Real> Loader<'a, T> {
             let minus = minus.map_or(zero, vector);
             let Some([mean, scale, shift]) = self.norm.map(|norm| norm.map(vector)) else {
                 for i in 0..pixels {
-                    let x = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read).sub(minus);
+                    let x = from.wrapping_add(i * self.c);
+                    V::prefetch(x.wrapping_add(AHEAD));
+                    let x = lanes::<T, V, FULL>(x, read).sub(minus);
                     store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
                 }
                 return;
@@ -496,7 +507,7 @@ impl<T: Real> GradLoader<'_, T> {
         let through = self.through.map(|(z, vectors)| (&z[rows], vectors));
         assert!(stride >= c && out.len() >= pixels * stride);
         if through.is_none() && stride == c {
-            return out[..dy.len()].copy_from_slice(dy);
+            return copy::<T, V>(dy, out);
         }
         for at in (0..stride).step_by(V::LANES) {
             let lanes = Lanes { at, read: V::LANES.min(c.saturating_sub(at)), write: V::LANES.min(stride - at) };
@@ -526,7 +537,9 @@ impl<T: Real> GradLoader<'_, T> {
             let (from, to) = (dy.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
             let Some((z, vectors)) = through else {
                 for i in 0..pixels {
-                    let dy = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read);
+                    let dy = from.wrapping_add(i * self.c);
+                    V::prefetch(dy.wrapping_add(AHEAD));
+                    let dy = lanes::<T, V, FULL>(dy, read);
                     store_lanes::<T, V, FULL>(dy, to.add(i * stride), write);
                 }
                 return;
