@@ -206,7 +206,12 @@ pub(crate) fn dot<T: Real, V: Vector<T>>(a: &[T], b: &[T]) -> T {
         }
         sum.store(lanes.as_mut_ptr());
     }
-    lanes.iter().fold(T::zero(), |sum, &lane| sum + lane)
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
 }
 
 /// Adds to `sums` the rows of a panel.

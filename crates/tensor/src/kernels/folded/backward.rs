@@ -21,7 +21,7 @@ use super::forward::{Saved, Scale, inner};
 use super::moments::MomentsGrad;
 use super::{Folded, Layer, Site, Sizes, block, blocks, join_parts, tasks, tensor, to_f64};
 use crate::kernels::pending::{GradLoader, Loader, Pending, PendingGrad, Rectifier};
-use crate::kernels::tile::{Chunk, Product, Start, add_rows, add_scaled, dot, panel_row};
+use crate::kernels::tile::{Chunk, Product, Start, add_rows, add_scaled, dot, panel, panel_row};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -208,6 +208,7 @@ fn small<T: Real>(
         .zip(parts_mut(maps.as_mut_slice(), &pieces, o * row))
         .zip(parts_mut(&mut drift, &pieces, row));
     let work = samples * o * c * (2 * m + c);
+    let w2 = panel(site.second.weight.as_slice(), m);
     let shared =
         run_tasks(pieces.iter().cloned().zip(parts).collect(), work, |(samples, (((moments, da), maps), drift))| {
             let mut shared =
@@ -216,7 +217,7 @@ fn small<T: Real>(
                 dispatch(Sample {
                     saved,
                     b,
-                    w2: site.second.weight.as_slice(),
+                    w2: &w2,
                     dv2: &dv2,
                     sum_g: &sum_g,
                     of: &of[b],
@@ -312,6 +313,7 @@ struct Shared<T> {
 struct Sample<'a, T: Real> {
     saved: &'a Saved<T>,
     b: usize,
+    /// W_2, a panel `[Cout, m]`.
     w2: &'a [T],
     dv2: &'a [f64],
     sum_g: &'a [f64],
@@ -360,10 +362,12 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
             add_scaled(&mut ddelta, g, &saved.w0[i * row..][..row]);
         }
 
-        // Vᵀ diag(a_b) as a panel [C, m].
-        let mut vt = vec![T::zero(); c * m_row];
-        for (i, v) in saved.v.chunks_exact(row).enumerate() {
-            vt[i..].iter_mut().step_by(m_row).zip(&v[..c]).for_each(|(vt, &v)| *vt = a[i] * v);
+        // Vᵀ diag(a_b).
+        let mut padded_a = vec![T::zero(); m_row];
+        padded_a[..m].copy_from_slice(a);
+        let mut vt = saved.vt.clone();
+        for vt in vt.chunks_exact_mut(m_row) {
+            vt.iter_mut().zip(&padded_a).for_each(|(v, &a)| *v *= a);
         }
         let (of_mean, of_cov) = moments.split_at_mut(c);
         let mut z = vec![T::zero(); m * row];
@@ -381,7 +385,7 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
         // SAFETY: every panel has the rows and columns that its product names.
         unsafe {
             product.run::<V>(&[Chunk { a: weighted.as_ptr(), b: k.as_ptr(), k: o }]);
-            let of_z = Product { rows: m, a_step: m, out: z.as_mut_ptr(), out_row: row, ..product };
+            let of_z = Product { rows: m, a_step: m_row, out: z.as_mut_ptr(), out_row: row, ..product };
             of_z.run::<V>(&[Chunk { a: w2.as_ptr(), b: dk.as_ptr(), k: o }]);
             let of_w2 = Product {
                 rows: o,
@@ -403,7 +407,7 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
             gated_u[i] = a[i] * u[i];
         }
         for i in 0..o {
-            add_scaled(&mut z_e[..m], de[i], &w2[i * m..][..m]);
+            add_scaled(&mut z_e, de[i], &w2[i * m_row..][..m_row]);
             add_scaled(&mut shared.dw2[i * m_row..][..m_row], de[i], &gated_u);
         }
         for i in 0..m {

@@ -8,7 +8,7 @@ use super::{Layer, Site, Sizes, block, blocks, check_moments, tasks, to_f64};
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
 use crate::kernels::pending::{Loader, Pending, Rectifier};
-use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row, prefetch_after};
+use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row, prefetch_after, transposed_panel};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -35,6 +35,8 @@ pub(super) struct Saved<T: Real> {
     /// V, a panel `[m, C]`, and diag(s_0) W_0, a panel `[Cout, C]` of zeros without a bypass.
     pub v: Vec<T>,
     pub w0: Vec<T>,
+    /// Vᵀ, a panel `[C, m]`.
+    pub vt: Vec<T>,
     /// K_b and K_b C_b, panels `[S, Cout, C]`.
     pub k: Tensor<T>,
     pub kc: Tensor<T>,
@@ -121,9 +123,10 @@ pub fn folded_forward<T: Real>(
     let (loader, of_sample) = (&x.loader(), s.c + s.c * s.c);
     let beta = |layer: Option<&Layer<'_, T>>, i: usize| layer.map_or(0.0, |layer| layer.beta.as_slice()[i].f64());
     let beta: Vec<f64> = (0..s.o).map(|i| beta(site.bypass.as_ref(), i) + beta(Some(&site.second), i)).collect();
+    let maps = &Maps::of(&saved, site.second.weight.as_slice(), &beta);
     run_tasks(tasks.into_iter().zip(parts).collect(), s.count() * s.c * s.o, |((b, pixels), y)| {
         let mean = &moments.as_slice()[b * of_sample..][..s.c];
-        dispatch(Apply { saved: &saved, b, beta: &beta, x: loader, mean, rectifier, pixels, y });
+        dispatch(Apply { saved: &saved, maps, b, x: loader, mean, rectifier, pixels, y });
     });
     let count = s.count();
     let [zero, one, two] = &saved.scales;
@@ -136,6 +139,12 @@ impl<T: Real> Saved<T> {
         self.scales[2].as_ref().expect("the second convolution is always there")
     }
 
+    /// diag(a_b) V, a panel `[m, C]`.
+    #[inline(always)]
+    pub fn gated(&self, b: usize) -> Vec<T> {
+        gated(&self.v, &self.a[b * self.s.m..][..self.s.m])
+    }
+
     /// Row i of M_b = diag(s_0) W_0 + diag(s_2) K_b.
     #[inline(always)]
     pub fn map_row(&self, b: usize, i: usize, s2: T, row: &mut [T]) {
@@ -146,6 +155,16 @@ impl<T: Real> Saved<T> {
             row[j] = w0[j] + s2 * k[j];
         }
     }
+}
+
+/// diag(a) V, a panel `[m, C]`.
+#[inline(always)]
+fn gated<T: Real>(v: &[T], a: &[T]) -> Vec<T> {
+    let mut gated = v.to_vec();
+    for (row, &a) in gated.chunks_exact_mut(v.len() / a.len()).zip(a) {
+        row.iter_mut().for_each(|v| *v *= a);
+    }
+    gated
 }
 
 /// (ft.1) to (ft.6).
@@ -187,6 +206,11 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
         panel(&w.map(|(at, w)| T::of(scale.s[at / c] * w.f64())).collect::<Vec<T>>(), c)
     };
     let v = scaled(&site.first, &first);
+    let vt = {
+        let w = site.first.weight.as_slice().iter().enumerate();
+        transposed_panel(&w.map(|(at, w)| T::of(first.s[at / c] * w.f64())).collect::<Vec<T>>(), m, c)
+    };
+    let w2t = transposed_panel(site.second.weight.as_slice(), o, m);
     let w0 = match (&site.bypass, &bypass) {
         (Some(layer), Some(scale)) => scaled(layer, scale),
         _ => vec![T::zero(); o * row],
@@ -211,6 +235,8 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
                 a: &a[b * m..][..m],
                 delta: &delta[b * row..][..row],
                 v: &v,
+                vt: &vt,
+                w2t: &w2t,
                 cov: &panel(&moments.as_slice()[b * of_sample + c..][..c * c], c),
                 k: &mut k[at * o * row..][..o * row],
                 kc: &mut kc[at * o * row..][..o * row],
@@ -233,7 +259,7 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
     let second = Scale::new(&site.second, m2, v2, Vec::new());
     let scales = [bypass, Some(first), Some(second)];
     let [k, kc] = panels;
-    Saved { s, delta, scales, a, v, w0, k, kc, u, e }
+    Saved { s, delta, scales, a, v, w0, vt, k, kc, u, e }
 }
 
 /// K_b, e_b and K_b C_b of one sample, (ft.4), and diag(K_b C_b K_bᵀ) added up.
@@ -243,6 +269,9 @@ struct Compose<'a, T: Real> {
     a: &'a [T],
     delta: &'a [T],
     v: &'a [T],
+    /// Vᵀ and W_2ᵀ, panels `[C, m]` and `[m, Cout]`.
+    vt: &'a [T],
+    w2t: &'a [T],
     cov: &'a [T],
     k: &'a mut [T],
     kc: &'a mut [T],
@@ -257,21 +286,13 @@ impl<T: Real> Kernel<T> for Compose<'_, T> {
     // ANCHOR: compose
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        let Compose { s: Sizes { c, o, m, .. }, site, a, delta, v, cov, k, kc, u, e, diagonal } = self;
+        let Compose { s: Sizes { c, o, m, .. }, site, a, delta, v, vt, w2t, cov, k, kc, u, e, diagonal } = self;
         let row = panel_row(c);
         let w2 = site.second.weight.as_slice();
-        let mut gated = v.to_vec();
-        for (i, gated) in gated.chunks_exact_mut(row).enumerate() {
-            u[i] = dot::<T, V>(gated, delta) + site.first.beta.as_slice()[i];
-            gated.iter_mut().for_each(|v| *v = a[i] * *v);
-        }
-        for (e, w) in e.iter_mut().zip(w2.chunks_exact(m)) {
-            *e = T::zero();
-            for i in 0..m {
-                *e += w[i] * a[i] * u[i];
-            }
-        }
-        let product = Product {
+        let gated = gated(v, a);
+        let mut gated_u = vec![T::zero(); m];
+        u.copy_from_slice(site.first.beta.as_slice());
+        let of_k = Product {
             rows: o,
             columns: row, // with the zeros behind the channels
             a_row: m,
@@ -282,11 +303,17 @@ impl<T: Real> Kernel<T> for Compose<'_, T> {
             out_row: row,
             rectifier: Rectifier::Identity,
         };
-        // SAFETY: W_2 is Cout x m, `gated` and `cov` are panels of m and C rows, `k` and `kc` of Cout rows.
+        let of_kc = Product { a_row: row, out: kc.as_mut_ptr(), ..of_k };
+        let of_u = Product { rows: 1, columns: m, b_row: panel_row(m), start: Start::Output, out: u.as_mut_ptr(), ..of_k };
+        let of_e = Product { rows: 1, columns: o, b_row: panel_row(o), out: e.as_mut_ptr(), ..of_k };
+        // SAFETY: W_2 is Cout x m; `gated` and `cov` are panels of m and C rows, Vᵀ and W_2ᵀ of C and m, `k` and `kc` of
+        // Cout; `u` holds m elements and `e` Cout.
         unsafe {
-            product.run::<V>(&[Chunk { a: w2.as_ptr(), b: gated.as_ptr(), k: m }]);
-            let product = Product { a_row: row, out: kc.as_mut_ptr(), ..product };
-            product.run::<V>(&[Chunk { a: k.as_ptr(), b: cov.as_ptr(), k: c }]);
+            of_k.run::<V>(&[Chunk { a: w2.as_ptr(), b: gated.as_ptr(), k: m }]);
+            of_kc.run::<V>(&[Chunk { a: k.as_ptr(), b: cov.as_ptr(), k: c }]);
+            of_u.run::<V>(&[Chunk { a: delta.as_ptr(), b: vt.as_ptr(), k: c }]);
+            gated_u.iter_mut().zip(&*u).zip(a).for_each(|((gated, &u), &a)| *gated = a * u);
+            of_e.run::<V>(&[Chunk { a: gated_u.as_ptr(), b: w2t.as_ptr(), k: m }]);
         }
         for (i, diagonal) in diagonal.iter_mut().enumerate() {
             *diagonal += dot::<T, V>(&k[i * row..][..row], &kc[i * row..][..row]).f64();
@@ -295,12 +322,35 @@ impl<T: Real> Kernel<T> for Compose<'_, T> {
     // ANCHOR_END: compose
 }
 
+/// What all M_b and f_b share.
+struct Maps<T> {
+    /// (diag(s_0) W_0)ᵀ, a panel `[C, Cout]`.
+    w0: Vec<T>,
+    /// (diag(s_2) W_2)ᵀ, a panel `[m, Cout]`.
+    w2: Vec<T>,
+    /// β_0 + β_2, whole vectors.
+    beta: Vec<T>,
+}
+
+impl<T: Real> Maps<T> {
+    fn of(saved: &Saved<T>, w2: &[T], beta: &[f64]) -> Self {
+        let Sizes { c, o, m, .. } = saved.s;
+        let s2 = &saved.second().s;
+        let scaled: Vec<T> = w2.iter().enumerate().map(|(at, w)| T::of(s2[at / m] * w.f64())).collect();
+        let w0: Vec<T> = saved.w0.chunks_exact(panel_row(c)).flat_map(|row| &row[..c]).copied().collect();
+        Maps {
+            w0: transposed_panel(&w0, o, c),
+            w2: transposed_panel(&scaled, o, m),
+            beta: panel(&beta.iter().map(|&beta| T::of(beta)).collect::<Vec<T>>(), o),
+        }
+    }
+}
+
 /// (ft.7) for a run of pixels of one sample.
 struct Apply<'a, T: Real> {
     saved: &'a Saved<T>,
+    maps: &'a Maps<T>,
     b: usize,
-    /// β_0 + β_2.
-    beta: &'a [f64],
     x: &'a Loader<'a, T>,
     mean: &'a [T],
     rectifier: Rectifier,
@@ -314,18 +364,31 @@ impl<T: Real> Kernel<T> for Apply<'_, T> {
     // ANCHOR: apply
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        let Apply { saved, b, beta, x, mean, rectifier, pixels, y } = self;
-        let Sizes { c, o, .. } = saved.s;
+        let Apply { saved, maps, b, x, mean, rectifier, pixels, y } = self;
+        let Sizes { c, o, m, .. } = saved.s;
         let (row, o_row) = (panel_row(c), panel_row(o));
         // M_bᵀ as a panel, and f_b.
-        let (mut map, mut f) = (vec![T::zero(); c * o_row], vec![T::zero(); o_row]);
-        let mut of_output = vec![T::zero(); row];
-        for i in 0..o {
-            let s2 = saved.second().s[i];
-            saved.map_row(b, i, T::of(s2), &mut of_output);
-            map[i..].iter_mut().step_by(o_row).zip(&of_output[..c]).for_each(|(map, &m)| *map = m);
-            let drift = dot::<T, V>(&saved.w0[i * row..][..row], &saved.delta[b * row..][..row]);
-            f[i] = T::of(beta[i] + drift.f64() + s2 * saved.e[b * o + i].f64());
+        let (mut map, mut f, gated) = (maps.w0.clone(), maps.beta.clone(), saved.gated(b));
+        for (i, f) in f[..o].iter_mut().enumerate() {
+            *f += T::of(saved.second().s[i]) * saved.e[b * o + i];
+        }
+        let of_map = Product {
+            rows: c,
+            columns: o,
+            a_row: 1,
+            a_step: row,
+            b_row: o_row,
+            start: Start::Output,
+            out: map.as_mut_ptr(),
+            out_row: o_row,
+            rectifier: Rectifier::Identity,
+        };
+        let of_f = Product { rows: 1, a_step: 1, out: f.as_mut_ptr(), ..of_map };
+        let delta = &saved.delta[b * row..][..row];
+        // SAFETY: the panels of `maps` have C and m rows, `gated` has m, `map` C, and `f` whole vectors.
+        unsafe {
+            of_map.run::<V>(&[Chunk { a: gated.as_ptr(), b: maps.w2.as_ptr(), k: m }]);
+            of_f.run::<V>(&[Chunk { a: delta.as_ptr(), b: maps.w0.as_ptr(), k: c }]);
         }
         let mut centred = vec![T::zero(); block(c, o) * c];
         let first = pixels.start;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{block, blocks, grouped, join_parts, tasks};
 use crate::kernels::moments::Sums;
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, total};
-use crate::kernels::tile::{Chunk, Product, Start, add_rows, panel, panel_row, prefetch_after};
+use crate::kernels::tile::{Chunk, Product, Start, add_rows, panel_row, prefetch_after};
 use crate::parallel::{parts_mut, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -154,20 +154,24 @@ pub fn sample_moments_backward<T: Real>(
     let sums = run_tasks(tasks.into_iter().zip(parts).collect(), x.z.len() * (c + o), |((b, pixels), dx)| {
         let mean = &moments.as_slice()[b * (c + c * c)..][..c];
         let (dmean, dcov) = grad.as_slice()[b * (c + c * c)..][..c + c * c].split_at(c);
-        let per_position = 1.0 / positions as f64;
+        let per_position = T::of(1.0 / positions as f64);
         // 2/P sym(dC_b), as a panel.
-        let symmetric: Vec<T> =
-            (0..c * c).map(|at| T::of(per_position * (dcov[at].f64() + dcov[at % c * c + at / c].f64()))).collect();
+        let mut symmetric = vec![T::zero(); c * row];
+        for (i, symmetric) in symmetric.chunks_exact_mut(row).enumerate() {
+            for j in 0..c {
+                symmetric[j] = per_position * (dcov[i * c + j] + dcov[j * c + i]);
+            }
+        }
         let mut h = vec![T::zero(); row];
         for (i, h) in h[..c].iter_mut().enumerate() {
             let drift = site.map_or(T::zero(), |site| site.drift[b * row + i]);
-            *h = (dmean[i] - drift) * T::of(per_position);
+            *h = (dmean[i] - drift) * per_position;
         }
         dispatch(Spread {
             x: loader,
             mean,
             dy: gradient.as_ref().zip(site).map(|(dy, site)| (dy, &site.maps.as_slice()[b * of_map..][..of_map])),
-            dcov: &panel(&symmetric, c),
+            dcov: &symmetric,
             h: &h,
             pixels,
             dx,
