@@ -197,6 +197,18 @@ fn normalisations() -> Vec<Case> {
             let z = y.conv2d(&w.reshape([4, 1, 3, 3])?, None, &Geometry::default().padding(1).groups(4))?;
             z.add(&y.mul(y)?)
         }),
+        pending("summed with others, then rectified", Rectifier::Relu, [2, 3, 9], |y, w| {
+            let z = y.conv2d(&w.reshape([3, 3, 1, 1])?, None, &Geometry::default())?;
+            let sum = Var::sum_maps(&[y, &z, y], Rectifier::Relu)?;
+            Var::sum_maps(
+                &[&sum.conv2d(&w.reshape([3, 3, 1, 1])?, None, &Geometry::default())?, &sum],
+                Rectifier::Identity,
+            )
+        }),
+        pending("a mean, and a gate from it", Rectifier::Relu, [2, 4, 16], |y, w| {
+            y.gate(&y.global_avg_pool()?.linear(&w.reshape([4, 4])?, None)?.sigmoid())
+        }),
+        pending("gated without a rectifier", Rectifier::Identity, [3, 5, 15], |y, w| y.gate(&w.reshape([3, 5])?)),
         pending("read twice, and again behind another norm", Rectifier::Relu6, [2, 3, 9], |y, w| {
             let w = w.reshape([3, 3, 1, 1])?;
             let (z, stats) = y.conv2d_with_statistics(&w, None, &Geometry::default())?;
@@ -325,7 +337,13 @@ fn pointwise() -> Vec<Case> {
     let add = |name, a: Tensor<f64>, b: Tensor<f64>| Case::new("add", name, [a, b], |v| v[0].add(&v[1]));
     let mul = |name, a: Tensor<f64>, b: Tensor<f64>| Case::new("mul", name, [a, b], |v| v[0].mul(&v[1]));
     let map = [2, 3, 4, 5];
+    let sum = |name, rectifier, parts: Vec<Tensor<f64>>| {
+        Case::new("sum_maps", name, parts, move |v| Var::sum_maps(&v.iter().collect::<Vec<_>>(), rectifier))
+    };
     vec![
+        sum("one", Rectifier::Relu, vec![away_from(&[0.0], [2, 3, 3, 5])]),
+        sum("three", Rectifier::Identity, vec![random(map), random(map), random(map)]),
+        Case::new("gate", "maps", [random(map), random([2, 3])], |v| v[0].gate(&v[1])),
         Case::new("relu", "maps", [away_from(&[0.0], [2, 3, 3, 5])], |v| Ok(v[0].relu())),
         Case::new("relu", "vectors", [away_from(&[0.0], [3, 7])], |v| Ok(v[0].relu())),
         Case::new("relu6", "maps", [away_from(&[0.0, 6.0], [2, 3, 3, 5])], |v| Ok(v[0].relu6())),

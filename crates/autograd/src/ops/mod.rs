@@ -8,6 +8,7 @@ mod concat;
 mod conv2d;
 mod cross_entropy;
 pub(crate) mod folded_site;
+mod join;
 mod linear;
 mod matmul;
 mod pool;

@@ -1,24 +1,9 @@
-//! Pooling: the mean of a whole map, and the largest value or the mean of each window.
+//! Pooling: the largest value or the mean of each window.
 
 use gatefold_tensor::kernels::pool::{self, Window};
 use gatefold_tensor::{Real, Result, Shape, Tensor};
 
 use crate::{Op, Sink, Tape, Var};
-
-/// y[n,c] = mean over positions;  dx spreads dy/(HW).
-struct GlobalAvgPool {
-    x: Shape,
-}
-
-impl<T: Real> Op<T> for GlobalAvgPool {
-    fn name(&self) -> &'static str {
-        "global_avg_pool"
-    }
-
-    fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()> {
-        dx.add(0, pool::global_avg_pool_backward(&self.x, &dy)?)
-    }
-}
 
 /// y = the window's maximum;  dx is dy where the maximum was found.
 struct MaxPool2d {
@@ -53,15 +38,6 @@ impl<T: Real> Op<T> for AvgPool2d {
 }
 
 impl<T: Real> Var<T> {
-    /// The mean over all positions, `[N,C,H,W]` → `[N,C]`.
-    ///
-    /// # Errors
-    /// [`gatefold_tensor::Error::Shape`] if the rank is not 4.
-    pub fn global_avg_pool(&self) -> Result<Var<T>> {
-        let y = pool::global_avg_pool(self.value())?;
-        Ok(Tape::record(y, &[Some(self)], || GlobalAvgPool { x: *self.shape() }))
-    }
-
     /// The maximum of each window, `[N,C,H,W]` → `[N,C,OH,OW]`.
     ///
     /// # Errors

@@ -274,8 +274,8 @@ impl<T: Real> MultiLayer<T> {
         })
     }
 
-    /// (md.1) and (md.2) before the last batch norm.
-    fn expanded(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+    /// (md.1) with its activation, or (md.2) before the last batch norm.
+    fn expanded(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
         let convolve = |conv: &Conv2d<T>, bn: &Option<BatchNorm2d<T>>, x: &Var<T>, activation| match bn {
             Some(bn) => bn.after(cx, conv, x, activation),
             None => Ok(activation.apply(conv.forward(cx, x)?)),
@@ -285,18 +285,14 @@ impl<T: Real> MultiLayer<T> {
         let t = convolve(&self.branch.conv1, &self.branch.bn1, x, between)?;
         let u = match (&self.attention, self.activation) {
             (_, BranchActivation::Relu) => t,
-            (Some(attention), _) => {
-                let a = attention.forward(cx, x)?;
-                let [n, m] = a.value().dims("mdconv", "a")?;
-                t.mul(&a.reshape([n, m, 1, 1])?)?
-            }
+            (Some(attention), _) => t.gate(&attention.forward(cx, x)?)?,
             (None, _) => t,
         };
+        let Some(bypass) = &self.bypass else {
+            return convolve(&self.branch.conv2, &self.branch.bn2, &u, activation);
+        };
         let y = convolve(&self.branch.conv2, &self.branch.bn2, &u, Activation::Identity)?;
-        match &self.bypass {
-            Some(bypass) => convolve(&bypass.conv, &bypass.bn, x, Activation::Identity)?.add(&y),
-            None => Ok(y),
-        }
+        Var::sum_maps(&[&convolve(&bypass.conv, &bypass.bn, x, Activation::Identity)?, &y], activation.into())
         // ANCHOR_END: expanded
     }
 
@@ -436,14 +432,12 @@ impl<T: Real> Site<T> for MultiLayer<T> {
         if self.trains_folded(cx, x)? {
             return self.folded(cx, x, activation);
         }
+        let Some(bn) = &self.bn else { return self.expanded(cx, x, activation) };
         let y = match self.form {
-            Form::Expanded | Form::ExpandedBnAfter | Form::Folded | Form::Auto => self.expanded(cx, x)?,
             Form::Compact | Form::CompactBias => self.compact(cx, x)?,
+            _ => self.expanded(cx, x, Activation::Identity)?,
         };
-        match &self.bn {
-            Some(bn) => bn.normalise(cx, &y, None, activation),
-            None => Ok(activation.apply(y)),
-        }
+        bn.normalise(cx, &y, None, activation)
     }
 
     fn cost(&self, input: [usize; 2]) -> Result<Cost> {

@@ -63,7 +63,7 @@ pub fn sigmoid_backward<T: Real>(y: &Tensor<T>, dy: &mut Tensor<T>) -> Result<()
 }
 
 fn map<T: Real>(x: &Tensor<T>, f: impl Fn(T) -> T + Send + Sync) -> Tensor<T> {
-    let mut y = Tensor::zeros(x.shape());
+    let mut y = Tensor::any(x.shape());
     for_each_chunk(y.as_mut_slice(), 1, |start, y| {
         y.iter_mut().zip(&x.as_slice()[start..]).for_each(|(y, &x)| *y = f(x));
     });

@@ -69,7 +69,7 @@ pub fn expand<T: Real>(x: &Tensor<T>, shape: &[usize]) -> Result<Tensor<T>> {
     align("expand", "x", x.shape(), &shape)?;
     let walk = Walk::new(&shape, [x.shape()]);
     let [step] = walk.steps;
-    let mut y = Tensor::zeros(shape);
+    let mut y = Tensor::any(shape);
     walk.for_each_run(y.as_mut_slice(), |[start], y| {
         let x = &x.as_slice()[start..];
         match step {
@@ -89,7 +89,7 @@ fn binary<T: Real>(
 ) -> Result<Tensor<T>> {
     let shape = broadcast_shape(op, a.shape(), b.shape())?;
     let walk = Walk::new(&shape, [a.shape(), b.shape()]);
-    let mut y = Tensor::zeros(shape);
+    let mut y = Tensor::any(shape);
     walk.for_each_run(y.as_mut_slice(), |[a_start, b_start], y| {
         let (a, b) = (&a.as_slice()[a_start..], &b.as_slice()[b_start..]);
         match walk.steps {

@@ -8,6 +8,8 @@
 //! y[n,c,i,j]  = 1/k² Σ_{u,v} x[n,c, i·s+u−p, j·s+v−p]                             (pool.5)
 //! dx[n,c,h,l] = 1/k² Σ dy[n,c,i,j] over the windows that contain (h, l)           (pool.6)
 //! ```
+//! [`global_avg_pool`] reads pending maps, and stands with the others that do.
+//!
 //! Of equal values the first in reading order is the maximum, and a NaN is larger than any number, as in PyTorch.
 
 #[cfg(test)]
@@ -17,7 +19,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::rows::{add_column_sums, for_each_chunk};
+pub use super::pending::{global_avg_pool, global_avg_pool_backward};
+use super::rows::for_each_chunk;
 use crate::{Error, Real, Result, Shape, Tensor};
 
 /// The windows of a pooling: height, then width.
@@ -58,52 +61,6 @@ impl Window {
         let s = Sizes::check("pool", &[1, 1, h, w], self)?;
         Ok([s.oh, s.ow])
     }
-}
-
-/// The mean of each map, (pool.1).
-///
-/// # Shapes
-/// `x [N,C,H,W]` → `[N,C]`.
-///
-/// # Errors
-/// [`Error::Shape`] if the rank is not 4 or a map has no positions.
-pub fn global_avg_pool<T: Real>(x: &Tensor<T>) -> Result<Tensor<T>> {
-    let [n, c, positions] = map_sizes("global_avg_pool", x.shape())?;
-    let mut y = Tensor::zeros([n, c]);
-    let mean_of = |(x, y): (&[T], &mut [T])| {
-        let mut sums = vec![0.0; c];
-        add_column_sums(x, &mut sums);
-        y.iter_mut().zip(sums).for_each(|(y, sum)| *y = T::of(sum / positions as f64));
-    };
-    if !x.is_empty() {
-        let x = x.as_slice().par_chunks_exact(positions * c);
-        x.zip(y.as_mut_slice().par_chunks_exact_mut(c)).with_min_len(samples_a_task(positions * c)).for_each(mean_of);
-    }
-    Ok(y)
-}
-
-/// The gradient of [`global_avg_pool`]'s input, (pool.2).
-///
-/// # Shapes
-/// `shape` is that of the input, `dy [N,C]` → `dx` of `shape`.
-///
-/// # Errors
-/// As [`global_avg_pool`], and if `dy` does not fit.
-pub fn global_avg_pool_backward<T: Real>(shape: &[usize], dy: &Tensor<T>) -> Result<Tensor<T>> {
-    const OP: &str = "global_avg_pool_backward";
-    let [n, c, positions] = map_sizes(OP, shape)?;
-    if dy.shape()[..] != [n, c] {
-        return Err(Error::shape(OP, "dy", format!("[{n}, {c}]"), dy.shape()));
-    }
-    let per_position = dy.map(|dy| dy / T::of(positions as f64));
-    let mut dx = Tensor::zeros(shape);
-    for_each_chunk(dx.as_mut_slice(), c, |start, dx| {
-        for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
-            let sample = (start / c + i) / positions;
-            dx.copy_from_slice(&per_position.as_slice()[sample * c..][..c]);
-        }
-    });
-    Ok(dx)
 }
 
 /// N, C and H·W.

@@ -3,7 +3,8 @@ use crate::kernels::activation::{relu, relu6, sigmoid};
 use crate::kernels::compose::compose_kernels;
 use crate::kernels::conv::{conv2d, conv2d_per_sample};
 use crate::kernels::linear::linear;
-use crate::kernels::pool::{Window, global_avg_pool, max_pool2d};
+use crate::kernels::pending::{self, Pending};
+use crate::kernels::pool::{Window, max_pool2d};
 use crate::kernels::softmax::softmax;
 use crate::kernels::testing::{assert_close, assert_same_bits, message};
 use crate::random::randn;
@@ -64,6 +65,10 @@ fn every_convolution<T: Real>(tolerance: f64) {
     }
 }
 
+fn mean<T: Real>(x: &Tensor<T>) -> Tensor<T> {
+    pending::global_avg_pool(&Pending::plain(x.clone())).unwrap()
+}
+
 #[test]
 fn a_convolution_is_conv2d() {
     every_convolution::<f64>(1e-12);
@@ -89,7 +94,7 @@ fn a_generated_convolution_is_composed_and_run_for_each_sample() {
                 if n == 0 {
                     return Tensor::zeros([0, o, 1, 1]);
                 }
-                let a = linear(&global_avg_pool(x).unwrap(), &gates, None).unwrap();
+                let a = linear(&mean(x), &gates, None).unwrap();
                 let w = compose_kernels(base, &w2, Some(&a), &w1, 1).unwrap();
                 let b = compose_kernels(
                     Some(&b.reshape([o, 1, 1, 1]).unwrap()),
@@ -108,8 +113,8 @@ fn a_generated_convolution_is_composed_and_run_for_each_sample() {
 #[test]
 fn the_small_steps_are_their_operations() {
     let input = [70, 13, 11];
-    assert_step::<f64>("mean", input, 1e-13, |p, x| Ok(p.global_avg_pool(x)), |x| global_avg_pool(x).unwrap());
-    assert_step::<f32>("mean", input, 1e-6, |p, x| Ok(p.global_avg_pool(x)), |x| global_avg_pool(x).unwrap());
+    assert_step::<f64>("mean", input, 1e-13, |p, x| Ok(p.global_avg_pool(x)), mean);
+    assert_step::<f32>("mean", input, 1e-6, |p, x| Ok(p.global_avg_pool(x)), mean);
     assert_step::<f64>("sigmoid", input, 0.0, |p, x| Ok(p.sigmoid(x)), sigmoid);
     let window = Window::square(3).stride(2).padding(1);
     assert_step::<f64>("max", input, 0.0, |p, x| p.max_pool(x, &window), |x| max_pool2d(x, &window).unwrap().0);
@@ -137,7 +142,7 @@ fn maps_join_and_part() {
         p.scale(x, mean)
     };
     assert_step::<f64>("scale", input, 1e-14, scaled, |x| {
-        let mean = global_avg_pool(x).unwrap();
+        let mean = mean(x);
         Tensor::from_fn(x.shape(), |at| x.view()[at] * mean.view()[[at[0], at[1]].as_slice()])
     });
     let shuffled = |p: &mut Builder<f64>, x| {

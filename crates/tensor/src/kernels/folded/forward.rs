@@ -304,7 +304,8 @@ impl<T: Real> Kernel<T> for Compose<'_, T> {
             rectifier: Rectifier::Identity,
         };
         let of_kc = Product { a_row: row, out: kc.as_mut_ptr(), ..of_k };
-        let of_u = Product { rows: 1, columns: m, b_row: panel_row(m), start: Start::Output, out: u.as_mut_ptr(), ..of_k };
+        let of_u =
+            Product { rows: 1, columns: m, b_row: panel_row(m), start: Start::Output, out: u.as_mut_ptr(), ..of_k };
         let of_e = Product { rows: 1, columns: o, b_row: panel_row(o), out: e.as_mut_ptr(), ..of_k };
         // SAFETY: W_2 is Cout x m; `gated` and `cov` are panels of m and C rows, Vᵀ and W_2ᵀ of C and m, `k` and `kc` of
         // Cout; `u` holds m elements and `e` Cout.

@@ -1,0 +1,282 @@
+//! Gradients of pending maps: what their consumers send back, and what passes on through the batch norm.
+
+#![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
+
+use super::{AHEAD, Lanes, Loader, Pending, Rectifier, copy};
+use crate::kernels::moments::Sums;
+use crate::kernels::tile::{lanes, store_lanes};
+use crate::parallel::{PASS, PIECES, ranges, run_tasks, split};
+use crate::simd::{Kernel, Vector, dispatch};
+use crate::{Error, Real, Result, Tensor};
+
+/// Pixels summed in `T`.
+const BLOCK: usize = 64;
+
+/// The gradient that the consumer of a pending map sends back, (pend.2).
+#[derive(Clone, Debug)]
+pub struct MaskedGrad<T: Real> {
+    /// dŷ, `[N,C,H,W]`.
+    pub dy: Tensor<T>,
+    /// Σ dŷ and Σ dŷ·(z − mean), a channel; empty where the map has no norm.
+    pub sums: [Vec<f64>; 2],
+}
+
+impl<T: Real> MaskedGrad<T> {
+    /// From the gradient of the map itself, in one pass.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes differ.
+    pub fn of(map: &Pending<T>, mut da: Tensor<T>) -> Result<Self> {
+        if da.shape() != map.z.shape() {
+            return Err(Error::shape("batch_norm", "dy", format!("{:?}", map.z.shape()), da.shape()));
+        }
+        let loader = map.loader();
+        let pixels = da.len() / loader.c;
+        let sums = if map.is_plain() {
+            Vec::new()
+        } else if map.rectifier == Rectifier::Identity {
+            // Nothing is masked: the gradient stays as it is, in memory that others may share.
+            let da = da.as_slice();
+            run_tasks(ranges(pixels, PIECES), PASS * da.len(), |rows| {
+                let d = &da[rows.start * loader.c..rows.end * loader.c];
+                dispatch(SumUp { loader: &loader, first: rows.start, d })
+            })
+        } else {
+            split(da.as_mut_slice(), pixels, loader.c, |rows, d| {
+                dispatch(Finish { loader: &loader, first: rows.start, d })
+            })
+        };
+        Ok(MaskedGrad { dy: da, sums: total(sums, &loader) })
+    }
+
+    /// Adds the gradient of another consumer of the same map.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes differ.
+    pub fn add(&mut self, other: &MaskedGrad<T>) -> Result<()> {
+        self.dy.zip_apply(&other.dy, |a, b| *a += b)?;
+        for (a, b) in self.sums.iter_mut().zip(&other.sums) {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        }
+        Ok(())
+    }
+}
+
+/// The sums of all pieces, in their order; none where the map has no norm.
+pub(crate) fn total<T: Real>(pieces: impl IntoIterator<Item = Sums>, map: &Loader<'_, T>) -> [Vec<f64>; 2] {
+    let mut total = Sums::zeros(if map.norm.is_some() { map.c } else { 0 });
+    pieces.into_iter().for_each(|sums| total.join(&sums));
+    [total.first, total.second]
+}
+
+struct Finish<'a, T> {
+    loader: &'a Loader<'a, T>,
+    first: usize,
+    d: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for Finish<'_, T> {
+    type Output = Sums;
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Sums {
+        let c = self.loader.c;
+        let mut sums = Sums::zeros(c);
+        for (i, d) in self.d.chunks_mut(BLOCK * c).enumerate() {
+            self.loader.finish::<V>(self.first + i * BLOCK, d, &mut sums);
+        }
+        sums
+    }
+}
+
+struct SumUp<'a, T> {
+    loader: &'a Loader<'a, T>,
+    first: usize,
+    d: &'a [T],
+}
+
+impl<T: Real> Kernel<T> for SumUp<'_, T> {
+    type Output = Sums;
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Sums {
+        let c = self.loader.c;
+        let mut sums = Sums::zeros(c);
+        for (i, d) in self.d.chunks(BLOCK * c).enumerate() {
+            self.loader.sum_up::<V>(self.first + i * BLOCK, d, &mut sums);
+        }
+        sums
+    }
+}
+
+/// The batch norm that a gradient still has to pass, one value a channel, (pend.3).
+#[derive(Clone, Debug)]
+pub struct Through<T: Real> {
+    /// The batch norm's input, `[N,C,H,W]`.
+    pub z: Tensor<T>,
+    /// mean, scale, offset, slope, each `[C]`.
+    pub vectors: [Tensor<T>; 4],
+}
+
+/// A pending gradient, (pend.3); without a batch norm to pass it is `dy` itself.
+#[derive(Clone, Debug)]
+pub struct PendingGrad<T: Real> {
+    /// What lies in memory, `[N,C,H,W]`.
+    pub dy: Tensor<T>,
+    /// What it has to pass.
+    pub through: Option<Through<T>>,
+}
+
+/// The gradients of a batch norm from the sums of (pend.2).
+#[derive(Clone, Debug)]
+pub struct NormGrads<T: Real> {
+    /// The input's, (bn.7) pending; (bn.8) where the statistics are constants.
+    pub dx: PendingGrad<T>,
+    /// (bn.6), `[C]`.
+    pub dweight: Tensor<T>,
+    /// (bn.5), `[C]`.
+    pub dbias: Tensor<T>,
+}
+
+impl<T: Real> PendingGrad<T> {
+    /// A gradient with nothing pending.
+    pub fn plain(dy: Tensor<T>) -> Self {
+        PendingGrad { dy, through: None }
+    }
+
+    /// The gradients of the batch norm behind `map`, by the batch's own statistics or by constant ones.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the vectors differ in length.
+    pub fn through(
+        map: &Pending<T>,
+        weight: &Tensor<T>,
+        [mean, var]: [&Tensor<T>; 2],
+        own_statistics: bool,
+        eps: f64,
+        grad: MaskedGrad<T>,
+    ) -> Result<NormGrads<T>> {
+        let c = weight.len();
+        let count = (map.z.len() / c) as f64;
+        let per_deviation: Vec<f64> = var.as_slice().iter().map(|var| 1.0 / (var.f64() + eps).sqrt()).collect();
+        let [dbias, products] = grad.sums; // (bn.5)
+        let dweight: Vec<f64> = products.iter().zip(&per_deviation).map(|(sum, p)| sum * p).collect(); // (bn.6)
+        let share = if own_statistics { 1.0 / count } else { 0.0 };
+        let vector = |f: &dyn Fn(usize) -> f64| Tensor::from_memory([c], (0..c).map(|i| T::of(f(i))).collect());
+        let vectors = [
+            mean.clone(),
+            vector(&|i| weight.as_slice()[i].f64() * per_deviation[i])?,
+            vector(&|i| dbias[i] * share)?,
+            vector(&|i| dweight[i] * per_deviation[i] * share)?,
+        ];
+        Ok(NormGrads {
+            dx: PendingGrad { dy: grad.dy, through: Some(Through { z: map.z.clone(), vectors }) },
+            dweight: vector(&|i| dweight[i])?,
+            dbias: vector(&|i| dbias[i])?,
+        })
+    }
+
+    /// The gradient itself, (pend.3): one pass over memory, none where nothing is pending.
+    #[must_use]
+    pub fn make(self) -> Tensor<T> {
+        if self.through.is_none() {
+            return self.dy;
+        }
+        let mut made = Tensor::any(self.dy.shape());
+        let loader = self.loader();
+        let pixels = made.len() / loader.c;
+        split(made.as_mut_slice(), pixels, loader.c, |rows, out| {
+            dispatch(MakeGrad { loader: &loader, first: rows.start, out });
+        });
+        made
+    }
+
+    pub(crate) fn loader(&self) -> GradLoader<'_, T> {
+        GradLoader {
+            dy: self.dy.as_slice(),
+            c: self.dy.shape()[1],
+            through: self.through.as_ref().map(|t| (t.z.as_slice(), t.vectors.each_ref().map(Tensor::as_slice))),
+        }
+    }
+}
+
+struct MakeGrad<'a, T> {
+    loader: &'a GradLoader<'a, T>,
+    first: usize,
+    out: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for MakeGrad<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        let c = self.loader.c;
+        self.loader.load::<V>(self.first, self.out.len() / c, self.out, c);
+    }
+}
+
+/// How kernels read a pending gradient.
+pub(crate) struct GradLoader<'a, T> {
+    dy: &'a [T],
+    pub c: usize,
+    through: Option<(&'a [T], [&'a [T]; 4])>,
+}
+
+impl<T: Real> GradLoader<'_, T> {
+    /// Makes `pixels` pixels, the rows `stride ≥ C` apart in `out` with zeros behind the channels.
+    #[inline(always)]
+    pub fn load<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T], stride: usize) {
+        let c = self.c;
+        let rows = first * c..(first + pixels) * c;
+        let dy = &self.dy[rows.clone()];
+        let through = self.through.map(|(z, vectors)| (&z[rows], vectors));
+        assert!(stride >= c && out.len() >= pixels * stride);
+        if through.is_none() && stride == c {
+            return copy::<T, V>(dy, out);
+        }
+        for at in (0..stride).step_by(V::LANES) {
+            let lanes = Lanes { at, read: V::LANES.min(c.saturating_sub(at)), write: V::LANES.min(stride - at) };
+            // SAFETY: the slices hold `pixels` rows of C and of `stride` elements; where nothing is to be read, nothing is.
+            unsafe {
+                if (lanes.read, lanes.write) == (V::LANES, V::LANES) {
+                    self.load_lanes::<V, true>(dy, through, lanes, out, stride, pixels);
+                } else {
+                    self.load_lanes::<V, false>(dy, through, lanes, out, stride, pixels);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_lanes<V: Vector<T>, const FULL: bool>(
+        &self,
+        dy: &[T],
+        through: Option<(&[T], [&[T]; 4])>,
+        Lanes { at, read, write }: Lanes,
+        out: &mut [T],
+        stride: usize,
+        pixels: usize,
+    ) {
+        // SAFETY: the caller has checked the extents.
+        unsafe {
+            let (from, to) = (dy.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
+            let Some((z, vectors)) = through else {
+                for i in 0..pixels {
+                    let dy = from.wrapping_add(i * self.c);
+                    V::prefetch(dy.wrapping_add(AHEAD));
+                    let dy = lanes::<T, V, FULL>(dy, read);
+                    store_lanes::<T, V, FULL>(dy, to.add(i * stride), write);
+                }
+                return;
+            };
+            let z = z.as_ptr().wrapping_add(at);
+            let [mean, scale, offset, slope] = vectors.map(|v| lanes::<T, V, FULL>(v.as_ptr().wrapping_add(at), read));
+            for i in 0..pixels {
+                let (z, dy) = (z.wrapping_add(i * self.c), from.wrapping_add(i * self.c));
+                V::prefetch(z.wrapping_add(AHEAD));
+                V::prefetch(dy.wrapping_add(AHEAD));
+                let centred = lanes::<T, V, FULL>(z, read).sub(mean);
+                let dy = lanes::<T, V, FULL>(dy, read).sub(offset);
+                store_lanes::<T, V, FULL>(dy.sub(slope.mul(centred)).mul(scale), to.add(i * stride), write);
+            }
+        }
+    }
+}
