@@ -105,7 +105,7 @@ impl<S> Bottleneck<S> {
         }
         y = run(cx, "depthwise", &self.depthwise, &y, Activation::Relu6)?;
         y = run(cx, "project", &self.project, &y, Activation::Identity)?;
-        if self.residual { y.add(x) } else { Ok(y) }
+        if self.residual { Var::sum_maps(&[&y, x], Activation::Identity.into()) } else { Ok(y) }
         // ANCHOR_END: bottleneck
     }
 

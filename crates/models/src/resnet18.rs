@@ -67,7 +67,7 @@ impl<S> BasicBlock<S> {
             Some(shortcut) => run(cx, "shortcut", shortcut, x, Activation::Identity)?,
             None => x.clone(),
         };
-        Ok(y.add(&shortcut)?.relu())
+        Var::sum_maps(&[&y, &shortcut], Activation::Relu.into())
         // ANCHOR_END: basic_block
     }
 
