@@ -12,7 +12,7 @@ mod tests;
 use std::sync::{Mutex, PoisonError};
 
 pub use crate::kernels::conv::Kernels;
-use crate::kernels::conv::{self, Generated, Geometry, Prepared};
+use crate::kernels::conv::{self, Generated, Geometry, PerSample, Prepared};
 use crate::kernels::pending::Rectifier;
 use crate::kernels::pool;
 use crate::parallel::{parts_mut, ranges, run_tasks};
@@ -83,6 +83,23 @@ impl<T: Real> Builder<T> {
         let scratch = Map(self.maps.len());
         self.maps.push([conv.scratch(), 1, 1]); // one would do for all images
         Ok(self.push(conv.output(), |y| Step::GeneratedConv { conv, x, a, scratch, y }))
+    }
+
+    /// A convolution with the kernels `w` of each image, `O·kh·kw·C/g` values in memory order, their extents `kernels
+    /// [O,C/g,kh,kw]`; a bias for all images and the rectifier behind it.
+    pub fn conv_per_sample(
+        &mut self,
+        x: Map,
+        (w, kernels): (Map, [usize; 4]),
+        b: &Tensor<T>,
+        geo: &Geometry,
+        rectifier: Rectifier,
+    ) -> Result<Map> {
+        let conv = PerSample::new(kernels, b, geo, self.shape(x), rectifier)?;
+        self.expect("conv2d_per_sample", "w", w, [conv.weights(), 1, 1])?;
+        let scratch = Map(self.maps.len());
+        self.maps.push([conv.scratch(), 1, 1]); // one would do for all images
+        Ok(self.push(conv.output(), |y| Step::SampleConv { conv, x, w, scratch, y }))
     }
 
     /// A fully connected layer of a map of one position, (linear.1), and the rectifier behind it.

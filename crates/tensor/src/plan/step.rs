@@ -3,7 +3,7 @@
 use super::Map;
 use super::memory::View;
 use crate::Real;
-use crate::kernels::conv::{Generated, Prepared};
+use crate::kernels::conv::{Generated, PerSample, Prepared};
 use crate::kernels::pending::Rectifier;
 use crate::kernels::pool::{self, Window};
 use crate::kernels::{activation, softmax};
@@ -16,6 +16,8 @@ pub(super) enum Step<T: Real> {
     Conv { conv: Prepared<T>, x: Map, y: Map },
     /// A convolution with kernels for each image.
     GeneratedConv { conv: Generated<T>, x: Map, a: Map, scratch: Map, y: Map },
+    /// A convolution with the kernels of each image.
+    SampleConv { conv: PerSample<T>, x: Map, w: Map, scratch: Map, y: Map },
     /// The mean of each channel.
     Mean { x: Map, y: Map },
     /// The maximum of each window.
@@ -42,6 +44,7 @@ impl<T: Real> Step<T> {
             | Step::Sigmoid { x, y }
             | Step::Softmax { x, y, .. } => vec![*x, *y],
             Step::GeneratedConv { x, a, scratch, y, .. } => vec![*x, *a, *scratch, *y],
+            Step::SampleConv { x, w, scratch, y, .. } => vec![*x, *w, *scratch, *y],
             Step::Scale { x, a, y } => vec![*x, *a, *y],
             Step::Add { x, with, y, .. } => vec![*x, *with, *y],
             Step::Gather { channels, y } => channels.iter().map(|(x, _)| *x).chain([*y]).collect(),
@@ -53,6 +56,7 @@ impl<T: Real> Step<T> {
         match self {
             Step::Conv { conv, .. } => conv.work(),
             Step::GeneratedConv { conv, .. } => conv.work(),
+            Step::SampleConv { conv, .. } => conv.work(),
             _ => self.maps().iter().map(|map| lens[map.0]).sum(),
         }
     }
@@ -64,6 +68,11 @@ impl<T: Real> Step<T> {
             Step::GeneratedConv { conv, x, a, scratch, y } => maps.write(*y, |maps, y| {
                 maps.write(*scratch, |maps, scratch| {
                     conv.run(maps.read(*x), maps.read(*a), maps.images, scratch, y);
+                });
+            }),
+            Step::SampleConv { conv, x, w, scratch, y } => maps.write(*y, |maps, y| {
+                maps.write(*scratch, |maps, scratch| {
+                    conv.run(maps.read(*x), maps.read(*w), maps.images, scratch, y);
                 });
             }),
             Step::Mean { x, y } => maps.write(*y, |maps, y| dispatch(Mean { x: maps.read(*x), c: shapes[x.0][0], y })),

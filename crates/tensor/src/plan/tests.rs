@@ -111,6 +111,30 @@ fn a_generated_convolution_is_composed_and_run_for_each_sample() {
 }
 
 #[test]
+fn a_convolution_takes_kernels_that_a_step_has_made() {
+    for (input, kernels, geo) in convolutions() {
+        let len = kernels.iter().product();
+        let (rows, b) = (randn::<f64>([len, input[0]], 7), randn::<f64>([kernels[0]], 4));
+        let step = |p: &mut Builder<f64>, x| {
+            let mean = p.global_avg_pool(x);
+            let w = p.linear(mean, &rows, None, Rectifier::Identity)?;
+            p.conv_per_sample(x, (w, kernels), &b, &geo, Rectifier::Relu)
+        };
+        assert_step(&format!("{kernels:?} on {input:?}, {geo:?}"), input, 1e-12, step, |x| {
+            let (n, [o, i, kh, kw]) = (x.shape()[0], kernels);
+            if n == 0 {
+                return Tensor::zeros([0, o, 1, 1]);
+            }
+            let w = linear(&mean(x), &rows, None).unwrap();
+            let w = Tensor::from_memory([n * o, i, kh, kw], w.as_slice().to_vec()).unwrap();
+            let b = b.as_slice().repeat(n);
+            let b = Tensor::from_vec([n, o], b).unwrap();
+            relu(&conv2d_per_sample(x, &w, Some(&b), &geo).unwrap())
+        });
+    }
+}
+
+#[test]
 fn the_small_steps_are_their_operations() {
     let input = [70, 13, 11];
     assert_step::<f64>("mean", input, 1e-13, |p, x| Ok(p.global_avg_pool(x)), mean);
@@ -224,6 +248,9 @@ fn what_does_not_fit_is_an_error_with_numbers() {
     assert!(generated(&mut p, &Kernels { w2: &w([4, 6, 1, 1]), ..kernels }, geo).contains("[O, 5, 1, 1]"));
     assert!(generated(&mut p, &Kernels { base: Some(&w([3, 3, 1, 1])), ..kernels }, geo).contains("[4, 3, 1, 1]"));
     assert!(generated(&mut p, &Kernels { b1: &b, ..kernels }, geo).contains("[5]"));
+    let per_sample = p.conv_per_sample(x, (mean, [4, 3, 1, 1]), &b, &geo, Rectifier::Relu);
+    assert!(message(per_sample).contains("[12, 1, 1]"));
+    assert!(message(p.conv_per_sample(x, (mean, [3, 1, 1, 1]), &b1, &geo, Rectifier::Relu)).contains("[O, 3, kh, kw]"));
     let plan = p.finish(mean);
     assert!(message(plan.run(&Tensor::zeros([1, 3, 8, 9]))).contains("[N, 3, 8, 8]"));
     assert_eq!(plan.run(&Tensor::zeros([0, 3, 8, 8])).unwrap().shape()[..], [0, 3]);

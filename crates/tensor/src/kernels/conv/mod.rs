@@ -28,7 +28,7 @@ pub use geometry::Geometry;
 pub(crate) use geometry::Sizes;
 use plan::{BackwardTask, Bias, ForwardTask, Plan};
 pub use prepared::Kernels;
-pub(crate) use prepared::{Generated, Prepared, linear};
+pub(crate) use prepared::{Generated, PerSample, Prepared, linear};
 
 use super::batch_norm::BatchStats;
 use super::pending::{MaskedGrad, Pending, PendingGrad, Rectifier};

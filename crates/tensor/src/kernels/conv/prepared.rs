@@ -245,6 +245,79 @@ impl<T: Real> Generated<T> {
     }
 }
 
+/// A convolution whose kernels come with each image, made by the steps before it.
+#[derive(Debug)]
+pub(crate) struct PerSample<T> {
+    place: Place,
+    bias: Vec<T>,
+}
+
+impl<T: Real> PerSample<T> {
+    /// For kernels of `[O,C/g,kh,kw]` and `b [O]`, which all images share, on maps of `[C, H, W]`.
+    ///
+    /// # Errors
+    /// As [`conv2d`](super::conv2d).
+    pub fn new(
+        kernels: [usize; 4],
+        b: &Tensor<T>,
+        geo: &Geometry,
+        input: [usize; 3],
+        rectifier: Rectifier,
+    ) -> Result<Self> {
+        const OP: &str = "conv2d_per_sample";
+        let s = Sizes::of(OP, [1, input[0], input[1], input[2]], &Tensor::<T>::zeros(kernels), geo, false)?;
+        s.check_bias(OP, b)?;
+        let mut place = Place::new(s, rectifier);
+        if place.path == Path::Depthwise {
+            // Kernels for one image are not worth another order.
+            place.path = if geo.groups == 1 { Path::Dense } else { Path::Columns };
+        }
+        Ok(PerSample { place, bias: b.as_slice().to_vec() })
+    }
+
+    /// `[O, OH, OW]`.
+    pub fn output(&self) -> [usize; 3] {
+        let [_, o, oh, ow] = self.place.s.y_shape();
+        [o, oh, ow]
+    }
+
+    /// Elements of the kernels of one image.
+    pub fn weights(&self) -> usize {
+        self.place.s.weights()
+    }
+
+    /// Elements that the packed kernels of one image take.
+    pub fn scratch(&self) -> usize {
+        if self.place.path == Path::Columns { 1 } else { self.place.set_len() }
+    }
+
+    /// Multiply-adds of an image.
+    pub fn work(&self) -> usize {
+        work(&self.place.s)
+    }
+
+    /// (conv.1) and the rectifier, for the images in `x [images, H, W, C]` with kernels `w [images, O, kh, kw, C/g]`.
+    pub fn run(&self, x: &[T], w: &[T], images: usize, scratch: &mut [T], y: &mut [T]) {
+        let (s, rectifier) = (&self.place.s, self.place.rectifier);
+        let images = x.chunks_exact(s.c * s.h * s.w).zip(w.chunks_exact(s.weights())).take(images);
+        for ((x, w), y) in images.zip(y.chunks_exact_mut(s.o * s.oh * s.ow)) {
+            if self.place.path == Path::Columns {
+                columns::forward(s, x, w, Some(&self.bias), 0..s.oh, y);
+                dispatch(Finish { c: s.o, y, rectifier, with_moments: false });
+                continue;
+            }
+            let set = &mut scratch[..self.place.set_len()];
+            set.fill(T::zero());
+            let row = panel_row(s.o);
+            for (o, w) in w.chunks_exact(s.taps()).enumerate() {
+                w.iter().zip(set[o..].iter_mut().step_by(row)).for_each(|(&w, set)| *set = w);
+            }
+            set[self.place.bias_at()..][..s.o].copy_from_slice(&self.bias);
+            self.place.run(x, 1, set, y);
+        }
+    }
+}
+
 fn work(s: &Sizes) -> usize {
     (s.oh * s.ow).saturating_mul(s.weights())
 }
