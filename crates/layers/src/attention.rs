@@ -74,11 +74,16 @@ impl<T: Real> Attention<T> {
     /// # Errors
     /// If there are not Cin means.
     pub fn gates(&self, cx: &Cx<T>, means: &Var<T>) -> Result<Var<T>> {
+        self.gates_at(cx, means, self.temperature)
+    }
+
+    /// The same at another temperature.
+    pub(crate) fn gates_at(&self, cx: &Cx<T>, means: &Var<T>, temperature: f64) -> Result<Var<T>> {
         let h = self.fc1.forward(cx, means)?.relu();
         let o = self.fc2.forward(cx, &h)?;
         match self.gate {
             Gate::Sigmoid => Ok(o.sigmoid()),
-            Gate::Softmax => o.softmax(self.temperature),
+            Gate::Softmax => o.softmax(temperature),
         }
     }
 }
@@ -90,12 +95,17 @@ impl<T: Real> Attention<T> {
     /// # Errors
     /// As [`forward`](Module::forward).
     pub fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Map> {
+        self.plan_at(plan, x, self.temperature)
+    }
+
+    /// The same at another temperature.
+    pub(crate) fn plan_at(&self, plan: &mut Builder<T>, x: Map, temperature: f64) -> Result<Map> {
         let means = plan.global_avg_pool(x);
         let h = self.fc1.plan(plan, means, Activation::Relu)?;
         let o = self.fc2.plan(plan, h, Activation::Identity)?;
         match self.gate {
             Gate::Sigmoid => Ok(plan.sigmoid(o)),
-            Gate::Softmax => plan.softmax(o, self.temperature),
+            Gate::Softmax => plan.softmax(o, temperature),
         }
     }
 }

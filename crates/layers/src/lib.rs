@@ -29,5 +29,6 @@ pub use linear::Linear;
 pub use module::{Entry, EntryMut, LoadError, Module, Walk, join};
 pub use param::{Buffer, Id, Param};
 pub use sites::{
-    BranchActivation, ConvKind, Cost, Evaluation, FoldError, Folded, Form, MaConv, MdConv, Site, SiteSpec, TrainedSite,
+    BranchActivation, CondConv, ConvKind, Cost, Dcd, DyConv, DynamicFilter, Evaluation, FoldError, Folded, Form,
+    MaConv, MdConv, Se, Site, SiteSpec, TrainedSite, WeightNet,
 };

@@ -6,7 +6,7 @@ use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::multi_layer::{Parts, branch_macs, compose_macs, generated_conv};
-use super::{Cost, Site, SiteSpec};
+use super::{Cost, FoldedGenerated, Site, SiteSpec};
 use crate::{Activation, Attention, Conv2d, Cx, Entry, EntryMut, Module, Walk, walk_fields};
 
 /// A folded site.
@@ -15,8 +15,10 @@ use crate::{Activation, Attention, Conv2d, Cx, Entry, EntryMut, Module, Walk, wa
 pub enum Folded<T: Real> {
     /// One convolution with bias.
     Conv(FoldedConv<T>),
-    /// One convolution whose kernel is generated for each sample.
+    /// One convolution whose kernel is composed for each sample: MDConv.
     Dynamic(CompactDynamic<T>),
+    /// One convolution whose kernel another kind generates for each sample.
+    Generated(FoldedGenerated<T>),
 }
 
 /// `y = W * x + b`.
@@ -212,6 +214,7 @@ impl<T: Real> Folded<T> {
         match self {
             Folded::Conv(site) => site,
             Folded::Dynamic(site) => site,
+            Folded::Generated(site) => site,
         }
     }
 }
@@ -225,6 +228,7 @@ impl<T: Real> Walk<T> for Folded<T> {
         match self {
             Folded::Conv(site) => site.walk_mut(prefix, visit),
             Folded::Dynamic(site) => site.walk_mut(prefix, visit),
+            Folded::Generated(site) => site.walk_mut(prefix, visit),
         }
     }
 }

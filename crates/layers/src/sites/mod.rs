@@ -3,20 +3,34 @@
 //!
 //! A new system is one file here, one variant of [`ConvKind`] and one line in each of its two lists.
 
+mod condconv;
+mod dcd;
+mod dyconv;
+mod dynamicfilter;
 mod folded;
+mod generated;
 mod multi_layer;
+mod se;
 mod spec;
 mod static_conv;
+mod weightnet;
 
 use gatefold_autograd::Var;
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 use serde::{Deserialize, Serialize};
 
+pub use condconv::{CondConv, Routed};
+pub use dcd::{Dcd, Decomposed, DecomposedKernel, Head, Projection};
+pub use dyconv::{DyConv, Kernels};
+pub use dynamicfilter::{DynamicFilter, Filters};
 pub use folded::{CompactDynamic, Evaluation, Folded, FoldedConv};
+pub use generated::{Experts, FoldedGenerated, Generated, Generator};
 pub use multi_layer::{BranchActivation, Form, MaConv, MdConv, MultiLayer};
+pub use se::{Se, SqueezeExcite};
 pub use spec::{Cost, SiteSpec};
 pub use static_conv::StaticConv;
+pub use weightnet::{Grouped, WeightNet, Weights};
 
 use crate::{Activation, Cx, Init, Walk};
 
@@ -79,6 +93,18 @@ pub enum ConvKind {
     MaConv(MaConv),
     /// The paper's multi-layer dynamic convolution.
     MdConv(MdConv),
+    /// A sum of kernels weighed by attention.
+    DyConv(DyConv),
+    /// A sum of kernels weighed by a router.
+    CondConv(CondConv),
+    /// A kernel from a small network.
+    WeightNet(WeightNet),
+    /// Dynamic convolution by decomposition.
+    Dcd(Dcd),
+    /// Every value of the kernel from a network.
+    DynamicFilter(DynamicFilter),
+    /// Squeeze-and-excitation behind the convolution.
+    Se(Se),
 }
 
 /// The static convolution has no options.
@@ -88,7 +114,8 @@ pub struct Static {}
 
 impl ConvKind {
     /// The names of all kinds, as the command line takes them.
-    pub const NAMES: &[&str] = &["static", "maconv", "mdconv"];
+    pub const NAMES: &[&str] =
+        &["static", "maconv", "mdconv", "dyconv", "condconv", "weightnet", "dcd", "dynamicfilter", "se"];
 
     /// The kind of that name with its default options; `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
@@ -96,6 +123,12 @@ impl ConvKind {
             "static" => ConvKind::Static(Static {}),
             "maconv" => ConvKind::MaConv(MaConv::default()),
             "mdconv" => ConvKind::MdConv(MdConv::default()),
+            "dyconv" => ConvKind::DyConv(DyConv::default()),
+            "condconv" => ConvKind::CondConv(CondConv::default()),
+            "weightnet" => ConvKind::WeightNet(WeightNet::default()),
+            "dcd" => ConvKind::Dcd(Dcd::default()),
+            "dynamicfilter" => ConvKind::DynamicFilter(DynamicFilter::default()),
+            "se" => ConvKind::Se(Se::default()),
             _ => return None,
         })
     }
@@ -106,6 +139,12 @@ impl ConvKind {
             ConvKind::Static(_) => "static",
             ConvKind::MaConv(_) => "maconv",
             ConvKind::MdConv(_) => "mdconv",
+            ConvKind::DyConv(_) => "dyconv",
+            ConvKind::CondConv(_) => "condconv",
+            ConvKind::WeightNet(_) => "weightnet",
+            ConvKind::Dcd(_) => "dcd",
+            ConvKind::DynamicFilter(_) => "dynamicfilter",
+            ConvKind::Se(_) => "se",
         }
     }
 
@@ -118,6 +157,12 @@ impl ConvKind {
             ConvKind::Static(_) => Ok(()),
             ConvKind::MaConv(options) => options.check(),
             ConvKind::MdConv(options) => options.check(),
+            ConvKind::DyConv(options) => options.check(),
+            ConvKind::CondConv(options) => options.check(),
+            ConvKind::WeightNet(options) => options.check(),
+            ConvKind::Dcd(options) => options.check(),
+            ConvKind::DynamicFilter(options) => options.check(),
+            ConvKind::Se(options) => options.check(),
         }
     }
 
@@ -130,8 +175,33 @@ impl ConvKind {
         Ok(match self {
             ConvKind::MaConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
             ConvKind::MdConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::DyConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::CondConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::WeightNet(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::Dcd(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::DynamicFilter(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::Se(options) if spec.replaceable => Box::new(options.build(spec, init)?),
             _ => Box::new(StaticConv::new(spec, init)),
         })
+    }
+}
+
+impl ConvKind {
+    /// Sets what a kind changes from epoch to epoch in the network that it was built in: the temperature of an annealed
+    /// DYConv. Epochs count from 0.
+    pub fn begin_epoch<T: Real>(&self, epoch: usize, network: &mut (impl Walk<T> + ?Sized)) {
+        if let ConvKind::DyConv(options) = self {
+            options.begin_epoch(epoch, network);
+        }
+    }
+}
+
+/// The width of a hidden layer over its input channels.
+fn check_hidden(hidden: f64) -> Result<(), String> {
+    if hidden > 0.0 && hidden <= 1024.0 {
+        Ok(())
+    } else {
+        Err(format!("the hidden ratio {hidden} is not in (0, 1024]"))
     }
 }
 

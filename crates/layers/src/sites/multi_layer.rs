@@ -139,9 +139,7 @@ impl MdConv {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        if !(self.hidden > 0.0 && self.hidden <= 1024.0) {
-            return Err(format!("the hidden ratio {} is not in (0, 1024]", self.hidden));
-        }
+        super::check_hidden(self.hidden)?;
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return Err(format!("the temperature {} is not positive and finite", self.temperature));
         }

@@ -3,6 +3,7 @@
 mod folds;
 mod forms;
 mod gates;
+mod generated;
 mod gradients;
 mod statistics;
 mod support;

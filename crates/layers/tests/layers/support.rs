@@ -30,7 +30,7 @@ pub fn randomise(module: &mut (impl Walk<f64> + ?Sized), seed: u64) {
         let gamma = entry.value().shape().len() == 1 && key.ends_with("weight");
         for v in entry.value().as_mut_slice() {
             *v = match () {
-                () if key.ends_with("running_var") => uniform(&mut rng, 0.5, 2.0),
+                () if key.ends_with("running_var") || key.ends_with("temperature") => uniform(&mut rng, 0.5, 2.0),
                 () if gamma => uniform(&mut rng, 0.5, 1.5).copysign(uniform(&mut rng, -1.0, 3.0)),
                 () if key.ends_with("fc1.bias") => uniform(&mut rng, 0.2, 1.0), // hidden values that are alive
                 () => 0.5 * random::normal(&mut rng),
