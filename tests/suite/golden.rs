@@ -39,6 +39,12 @@ impl Golden {
         Golden { cases, ..Self::without_cases(name) }
     }
 
+    /// `<name>.safetensors`, and the cases of `<name>.json`.
+    fn with_own_cases(name: &'static str) -> Self {
+        let cases = serde_json::from_slice(&read(&format!("{name}.json"))).unwrap();
+        Golden { cases, ..Self::without_cases(name) }
+    }
+
     /// `<name>.safetensors` alone.
     fn without_cases(name: &'static str) -> Self {
         Golden { name, bytes: read(&format!("{name}.safetensors")), cases: Map::new(), used: RefCell::default() }

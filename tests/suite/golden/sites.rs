@@ -8,14 +8,18 @@ use serde_json::Value;
 
 use super::{Case, Golden};
 
+fn files() -> [Golden; 2] {
+    [Golden::open("sites"), Golden::with_own_cases("dynamic")]
+}
+
 #[test]
 fn sites_in_f64() {
-    Golden::open("sites").for_each(|case| check::<f64>(case, 1e-12));
+    files().iter().for_each(|file| file.for_each(|case| check::<f64>(case, 1e-12)));
 }
 
 #[test]
 fn sites_in_f32() {
-    Golden::open("sites").for_each(|case| check::<f32>(case, 1e-4));
+    files().iter().for_each(|file| file.for_each(|case| check::<f32>(case, 1e-4)));
 }
 
 fn check<T: Real>(case: &Case<'_>, tolerance: f64) {
@@ -28,10 +32,10 @@ fn check<T: Real>(case: &Case<'_>, tolerance: f64) {
     train(case, &mut site, tolerance);
     case.compare("y_eval", &eval(case, &site), tolerance);
 
-    let relu = case.option("conv")["activation"] == "relu";
+    let bare = case.option("conv")["activation"] == "relu" || kind.name() == "se";
     match site.fold() {
         Ok(folded) => {
-            assert!(!relu, "{}: folded", case.name);
+            assert!(!bare, "{}: folded", case.name);
             case.compare("y_eval", &eval(case, &folded), tolerance);
             let written = case.below("folded/");
             assert_eq!(written.is_empty(), case.option("conv")["form"] != "expanded", "{}: {written:?}", case.name);
@@ -44,7 +48,7 @@ fn check<T: Real>(case: &Case<'_>, tolerance: f64) {
                 }
             }
         }
-        Err(FoldError::NotFoldable(_)) if relu => {}
+        Err(FoldError::NotFoldable(_)) if bare => {}
         Err(error) => panic!("{}: {error}", case.name),
     }
 }
@@ -92,14 +96,16 @@ fn place(case: &Case<'_>) -> SiteSpec {
     }
 }
 
-/// The kind, read as model files hold it. Options that a kind does not have are there with their defaults.
+/// The kind, read as model files hold it. Options that static, MAConv and MDConv do not have are there with their
+/// defaults.
 fn kind(case: &Case<'_>) -> ConvKind {
     let options: &[&str] = match case.option("conv")["kind"].as_str().unwrap() {
         "static" => &["kind"],
         "maconv" => &["kind", "m", "bypass", "activation", "form"],
-        _ => &["kind", "m", "bypass", "activation", "form", "gate", "temperature", "hidden"],
+        "mdconv" => &["kind", "m", "bypass", "activation", "form", "gate", "temperature", "hidden"],
+        _ => &[],
     };
     let mut all = case.option("conv").as_object().unwrap().clone();
-    all.retain(|key, _| options.contains(&key.as_str()));
+    all.retain(|key, _| options.is_empty() || options.contains(&key.as_str()));
     serde_json::from_value(Value::Object(all)).unwrap_or_else(|error| panic!("{}: {error}", case.name))
 }
