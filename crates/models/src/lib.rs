@@ -12,6 +12,8 @@ mod small_net;
 mod summary;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod totals;
 
 pub use description::{Backbone, Description, Normalisation};
 pub use file::{FileError, Stored};

@@ -196,6 +196,7 @@ impl<T: Real> Trainer<T> {
         let options = Options { batch_size, seed, shuffle, augment };
         let epoch = self.progress.epoch;
         let lr = self.config.lr_at(epoch);
+        self.config.conv.begin_epoch(epoch, &mut *self.model.network);
         let batches = self.train.len().div_ceil(batch_size);
         let mut loader = Loader::new(&self.train, &normalisation(&self.model), &options, epoch, self.progress.batch)?;
         while let Some(batch) = loader.next() {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use gatefold_data::catalogue::{self, State};
 use gatefold_layers::{ConvKind, Cx, EntryMut};
-use gatefold_models::{Backbone, Description, Model, Normalisation};
+use gatefold_models::{Backbone, Description, Model, Normalisation, NotFoldable};
 use gatefold_tensor::random::randn;
 use gatefold_train::verify::{Limits, compare};
 
@@ -47,7 +47,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let (mut well, limit) = (true, Limits::default().algebra);
     for &conv in ConvKind::NAMES {
-        let ratio = self_check(conv)?;
+        let ratio = match self_check(conv).map_err(|error| error.downcast::<NotFoldable>()) {
+            Ok(ratio) => ratio,
+            Err(Ok(why)) => {
+                writeln!(out, "fold      {conv}: NOT FOLDABLE: {}", why.source)?;
+                continue;
+            }
+            Err(Err(error)) => return Err(error),
+        };
         let equal = ratio <= limit;
         well &= equal;
         let verdict = if equal { "EQUAL" } else { "NOT EQUAL" };
@@ -130,6 +137,10 @@ mod tests {
     #[test]
     fn every_kind_folds_to_the_same_function() {
         for &conv in ConvKind::NAMES {
+            if conv == "se" {
+                assert!(self_check(conv).unwrap_err().is::<NotFoldable>());
+                continue;
+            }
             let ratio = self_check(conv).unwrap();
             // Not 0 either: two sums in another order never agree to the last bit, the same network would.
             assert!(ratio > 0.0 && ratio <= Limits::default().algebra, "{conv}: {ratio:e}");

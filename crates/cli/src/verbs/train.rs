@@ -22,7 +22,8 @@ pub struct Args {
     /// The backbone: smallnet, mobilenetv2, shufflenetv2 or resnet18 [default: smallnet]
     #[arg(long)]
     model: Option<String>,
-    /// The kind of convolution: static, maconv or mdconv [default: mdconv]
+    /// The kind of convolution: static, maconv, mdconv, dyconv, condconv, weightnet, dcd, dynamicfilter or se
+    /// [default: mdconv]
     #[arg(long, value_name = "KIND")]
     conv: Option<String>,
     /// Width multiplier; shufflenetv2 has 0.5, 1, 1.5 and 2 [default: 1]
