@@ -6,7 +6,8 @@
 //! It stands behind the batch norm of each replaced convolution, before the activation, so that MDConv and it are compared in
 //! the same places; the authors put one behind the last batch norm of a residual branch, with r = 16.
 //!
-//! There is no fold: e reads what the convolution has put out, so no kernel can be known before the convolution has run.
+//! There is no fold: e reads what the convolution has put out, so no kernel can be known before the convolution has run. (At a
+//! pointwise site of stride 1, and only there, GAP(u) is a function of GAP(x).)
 
 use gatefold_autograd::Var;
 use gatefold_tensor::{Error, Real, Result};
