@@ -1,6 +1,7 @@
 //! Tests of the program as a whole, one binary; each module of `suite` is a topic.
 
 mod suite {
+    mod annealing;
     mod broken_input;
     mod cifar10;
     mod configuration;
