@@ -28,15 +28,22 @@ use crate::parallel::split;
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
 
-/// Elements that a load is ahead of itself: maps come from beyond the second cache, and blocks are too short for the
-/// processor to see where they lead.
+/// Elements that a load is at least ahead of itself: maps come from beyond the second cache, and blocks are too short for
+/// the processor to see where they lead.
 const AHEAD: usize = 1024;
+
+/// What a load of `data` asks for beside its vectors, one after the other: the memory two blocks on. A block is walked
+/// channels outside, pixels inside, so its own order would ask for most of it too late.
+#[inline(always)]
+fn beyond<T>(data: &[T]) -> *const T {
+    data.as_ptr().wrapping_add(AHEAD.max(2 * data.len()))
+}
 
 /// Copies `from` to the beginning of `to`.
 #[inline(always)]
 fn copy<T: Real, V: Vector<T>>(from: &[T], to: &mut [T]) {
     for at in (0..from.len()).step_by(64 / size_of::<T>()) {
-        V::prefetch(from.as_ptr().wrapping_add(at + AHEAD));
+        V::prefetch(beyond(from).wrapping_add(at));
     }
     to[..from.len()].copy_from_slice(from);
 }
@@ -228,23 +235,22 @@ impl<'a, T: Real> Loader<'a, T> {
         // SAFETY: the caller has checked the extents.
         unsafe {
             let (from, to) = (data.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
+            let beyond = beyond(data).wrapping_add(at * pixels);
             let vector = |of: &[T]| lanes::<T, V, FULL>(of.as_ptr().wrapping_add(at), read);
             let zero = V::splat(T::zero());
             let minus = minus.map_or(zero, vector);
             let Some([mean, scale, shift]) = self.norm.map(|norm| norm.map(vector)) else {
                 for i in 0..pixels {
-                    let x = from.wrapping_add(i * self.c);
-                    V::prefetch(x.wrapping_add(AHEAD));
-                    let x = lanes::<T, V, FULL>(x, read).sub(minus);
+                    V::prefetch(beyond.wrapping_add(i * V::LANES));
+                    let x = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read).sub(minus);
                     store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
                 }
                 return;
             };
             let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
             for i in 0..pixels {
-                let z = from.wrapping_add(i * self.c);
-                V::prefetch(z.wrapping_add(AHEAD));
-                let z = lanes::<T, V, FULL>(z, read);
+                V::prefetch(beyond.wrapping_add(i * V::LANES));
+                let z = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read);
                 let x = z.sub(mean).mul_add(scale, shift).max(low).min(high).sub(minus);
                 store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
             }

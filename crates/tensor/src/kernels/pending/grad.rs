@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::{AHEAD, Lanes, Loader, Pending, Rectifier, copy};
+use super::{Lanes, Loader, Pending, Rectifier, beyond, copy};
 use crate::kernels::moments::Sums;
 use crate::kernels::tile::{lanes, store_lanes};
 use crate::parallel::{PASS, PIECES, ranges, run_tasks, split};
@@ -258,23 +258,23 @@ impl<T: Real> GradLoader<'_, T> {
         // SAFETY: the caller has checked the extents.
         unsafe {
             let (from, to) = (dy.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
+            let beyond_dy = beyond(dy).wrapping_add(at * pixels);
             let Some((z, vectors)) = through else {
                 for i in 0..pixels {
-                    let dy = from.wrapping_add(i * self.c);
-                    V::prefetch(dy.wrapping_add(AHEAD));
-                    let dy = lanes::<T, V, FULL>(dy, read);
+                    V::prefetch(beyond_dy.wrapping_add(i * V::LANES));
+                    let dy = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read);
                     store_lanes::<T, V, FULL>(dy, to.add(i * stride), write);
                 }
                 return;
             };
+            let beyond_z = beyond(z).wrapping_add(at * pixels);
             let z = z.as_ptr().wrapping_add(at);
             let [mean, scale, offset, slope] = vectors.map(|v| lanes::<T, V, FULL>(v.as_ptr().wrapping_add(at), read));
             for i in 0..pixels {
-                let (z, dy) = (z.wrapping_add(i * self.c), from.wrapping_add(i * self.c));
-                V::prefetch(z.wrapping_add(AHEAD));
-                V::prefetch(dy.wrapping_add(AHEAD));
-                let centred = lanes::<T, V, FULL>(z, read).sub(mean);
-                let dy = lanes::<T, V, FULL>(dy, read).sub(offset);
+                V::prefetch(beyond_z.wrapping_add(i * V::LANES));
+                V::prefetch(beyond_dy.wrapping_add(i * V::LANES));
+                let centred = lanes::<T, V, FULL>(z.wrapping_add(i * self.c), read).sub(mean);
+                let dy = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read).sub(offset);
                 store_lanes::<T, V, FULL>(dy.sub(slope.mul(centred)).mul(scale), to.add(i * stride), write);
             }
         }
