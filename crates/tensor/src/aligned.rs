@@ -31,10 +31,25 @@ impl<T: Real> Aligned<T> {
     }
 }
 
+impl<T: Real> Clone for Aligned<T> {
+    fn clone(&self) -> Self {
+        Self::copy(self)
+    }
+}
+
 impl<T> Default for Aligned<T> {
     /// No elements, and no memory.
     fn default() -> Self {
         Aligned { memory: Vec::new(), start: 0, len: 0 }
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Aligned<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 

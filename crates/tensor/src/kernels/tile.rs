@@ -8,6 +8,7 @@
 
 use super::pending::Rectifier;
 use crate::Real;
+use crate::aligned::Aligned;
 use crate::simd::Vector;
 
 /// `n ≤ LANES` elements.
@@ -254,9 +255,9 @@ pub(crate) fn add_scaled<T: Real>(y: &mut [T], factor: T, x: &[T]) {
 }
 
 /// `w [O, K]` as a panel `[K, O]`: what a product with Wᵀ reads.
-pub(crate) fn transposed_panel<T: Real>(w: &[T], o: usize, k: usize) -> Vec<T> {
+pub(crate) fn transposed_panel<T: Real>(w: &[T], o: usize, k: usize) -> Aligned<T> {
     let row = panel_row(o);
-    let mut panel = vec![T::zero(); k * row];
+    let mut panel = Aligned::zeros(k * row);
     for (o, w) in w.chunks_exact(k.max(1)).take(o).enumerate() {
         w.iter().zip(panel[o..].iter_mut().step_by(row)).for_each(|(&w, p)| *p = w);
     }
@@ -270,9 +271,9 @@ pub(crate) fn from_transposed_panel<T: Real>(panel: &[T], o: usize, k: usize) ->
 }
 
 /// `w [K, C]` as a panel `[K, C]`: rows padded to whole vectors.
-pub(crate) fn panel<T: Real>(w: &[T], c: usize) -> Vec<T> {
+pub(crate) fn panel<T: Real>(w: &[T], c: usize) -> Aligned<T> {
     let row = panel_row(c);
-    let mut panel = vec![T::zero(); w.len() / c * row];
+    let mut panel = Aligned::zeros(w.len() / c * row);
     panel.chunks_exact_mut(row).zip(w.chunks_exact(c)).for_each(|(p, w)| p[..c].copy_from_slice(w));
     panel
 }

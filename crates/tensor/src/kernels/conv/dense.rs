@@ -8,6 +8,7 @@
 use super::window::{Rows, Window};
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
+use crate::aligned::Aligned;
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::Rectifier;
 use crate::kernels::tile::{Chunk, Product, Start, panel_row, prefetch_after};
@@ -28,9 +29,9 @@ fn turned(s: &Sizes) -> Sizes {
 }
 
 /// The kernels `[O, kh·kw, C]` turned around as a panel `[kh·kw, O, C]`.
-pub(super) fn turned_panel<T: Real>(s: &Sizes, w: &[T]) -> Vec<T> {
+pub(super) fn turned_panel<T: Real>(s: &Sizes, w: &[T]) -> Aligned<T> {
     let (taps, row) = (s.kh * s.kw, panel_row(s.c));
-    let mut panel = vec![T::zero(); taps * s.o * row];
+    let mut panel = Aligned::zeros(taps * s.o * row);
     for o in 0..s.o {
         for tap in 0..taps {
             let to = ((taps - 1 - tap) * s.o + o) * row;
@@ -143,7 +144,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
         let mut sums = Sums::zeros(s.c);
         if let Some(dw) = &mut dw {
             let (mut window, mut list) = (window(s, x), Vec::new());
-            let mut dz = vec![T::zero(); s.ow * panel_row(s.o)];
+            let mut dz = Aligned::zeros(s.ow * panel_row(s.o));
             for row in images.start * s.oh..images.end * s.oh {
                 dy.load::<V>(row * s.ow, s.ow, &mut dz, panel_row(s.o));
                 let dw = dw.of(if s.per_sample { row / s.oh - images.start } else { 0 });

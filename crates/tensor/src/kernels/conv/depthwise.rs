@@ -7,14 +7,15 @@
 use super::window::Window;
 use super::{BackwardTask, Bias, ForwardTask, Sizes};
 use crate::Real;
+use crate::aligned::Aligned;
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::{GradLoader, Loader, Rectifier};
 use crate::kernels::tile::{lanes, prefetch_after, store_lanes};
 use crate::simd::{Kernel, Vector};
 
 /// Kernels `[C, kh·kw]` turned to `[kh·kw, C]`: a tap becomes a vector.
-pub fn tap_major<T: Real>(s: &Sizes, w: &[T]) -> Vec<T> {
-    transposed(w, s.c, s.kh * s.kw)
+pub fn tap_major<T: Real>(s: &Sizes, w: &[T]) -> Aligned<T> {
+    Aligned::copy(&transposed(w, s.c, s.kh * s.kw))
 }
 
 /// Gradients `[kh·kw, C]` turned back to `[C, kh·kw]`.
@@ -183,7 +184,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
 fn grad_w<T: Real, V: Vector<T>>(s: &Sizes, x: &Loader<'_, T>, dy: &GradLoader<'_, T>, n: usize, dw: &mut [T]) {
     let (c, d) = (s.c, s.geo.dilation[1]);
     let mut window = input_window(s, x);
-    let mut dz = vec![T::zero(); s.ow * c];
+    let mut dz = Aligned::zeros(s.ow * c);
     for i in 0..s.oh {
         dy.load::<V>((n * s.oh + i) * s.ow, s.ow, &mut dz, c);
         for u in 0..s.kh {

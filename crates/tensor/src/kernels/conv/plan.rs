@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Options, PendingConvGrads, Sizes, Want, columns, dense, depthwise, pointwise};
+use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::moments::{Moments, RowMoments, Sums};
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, statistics, total};
@@ -144,18 +145,20 @@ impl Plan {
     }
 
     /// The kernels of every sample, packed by `pack`.
-    fn pack<T: Real>(&self, w: &[T], pack: impl Fn(&[T]) -> Vec<T> + Sync + Send) -> (Vec<T>, usize) {
+    fn pack<T: Real>(&self, w: &[T], pack: impl Fn(&[T]) -> Aligned<T> + Sync + Send) -> (Aligned<T>, usize) {
         let sets: Vec<&[T]> = w.chunks_exact(self.s.weights()).collect();
         if !self.s.per_sample {
             return (pack(w), 0);
         }
         let packed = run_tasks(sets, w.len(), pack);
-        let each = packed.first().map_or(0, Vec::len);
-        (packed.concat(), each)
+        let each = packed.first().map_or(0, |set| set.len());
+        let mut memory = Aligned::zeros(each * packed.len());
+        memory.chunks_exact_mut(each.max(1)).zip(&packed).for_each(|(to, set)| to.copy_from_slice(set));
+        (memory, each)
     }
 
     /// The kernels as the forward pass reads them.
-    fn forward_panels<T: Real>(&self, w: &[T]) -> (Vec<T>, usize) {
+    fn forward_panels<T: Real>(&self, w: &[T]) -> (Aligned<T>, usize) {
         let s = &self.s;
         match self.path {
             Path::Depthwise => self.pack(w, |w| depthwise::tap_major(s, w)),
@@ -164,7 +167,7 @@ impl Plan {
     }
 
     /// The kernels as (conv.3) reads them.
-    fn backward_panels<T: Real>(&self, w: &[T]) -> (Vec<T>, usize) {
+    fn backward_panels<T: Real>(&self, w: &[T]) -> (Aligned<T>, usize) {
         let s = &self.s;
         match self.path {
             Path::Depthwise => self.pack(w, |w| depthwise::tap_major(s, w)),
@@ -250,7 +253,7 @@ impl Plan {
         if !want_x && !want.w {
             return Ok(grads);
         }
-        let (panels, each) = if want_x { self.backward_panels(w.as_slice()) } else { (Vec::new(), 0) };
+        let (panels, each) = if want_x { self.backward_panels(w.as_slice()) } else { (Aligned::default(), 0) };
         let panels = Panels { memory: &panels, each };
         let of_kernels = match self.path {
             Path::Depthwise => s.weights(),
@@ -266,7 +269,7 @@ impl Plan {
         let tasks = images.into_iter().zip(dxs).collect();
         let parts = run_tasks(tasks, self.work(), |(images, dx)| {
             let sets = if s.per_sample { images.len() } else { 1 };
-            let mut memory = if want.w { vec![T::zero(); sets * of_kernels] } else { Vec::new() };
+            let mut memory = if want.w { Aligned::zeros(sets * of_kernels) } else { Aligned::default() };
             let dw = want.w.then_some(PanelsMut { memory: &mut memory, each: of_kernels });
             let task = BackwardTask { s, x: loader, dy: gradient, panels, images, dx, dw };
             let sums = match self.path {
@@ -276,7 +279,7 @@ impl Plan {
             };
             (sums, memory)
         });
-        let (sums, kernels): (Vec<Sums>, Vec<Vec<T>>) = parts.into_iter().unzip();
+        let (sums, kernels): (Vec<Sums>, Vec<Aligned<T>>) = parts.into_iter().unzip();
         if let Some(dx) = dx {
             grads.dx = Some(MaskedGrad { dy: dx, sums: total(sums, loader) });
         }
@@ -289,7 +292,7 @@ impl Plan {
                 kernels.iter().flat_map(|sets| sets.chunks_exact(of_kernels)).flat_map(unpack).collect()
             } else {
                 let mut kernels = kernels.into_iter();
-                let mut sum = kernels.next().unwrap_or_else(|| vec![T::zero(); of_kernels]);
+                let mut sum = kernels.next().unwrap_or_else(|| Aligned::zeros(of_kernels));
                 kernels.for_each(|part| add(&mut sum, &part));
                 unpack(&sum)
             };

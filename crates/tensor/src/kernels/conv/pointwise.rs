@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
+use crate::aligned::Aligned;
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::Rectifier;
 use crate::kernels::tile::{Chunk, Product, Start, panel_row, prefetch_after};
@@ -48,7 +49,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
         let ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments } = self.0;
         let mut moments = RowMoments::none(s.o);
-        let mut made = vec![T::zero(); block(s) * s.c];
+        let mut made = Aligned::zeros(block(s) * s.c);
         let first = rows.start * s.w;
         for (n, pixels) in stretches(s, rows) {
             for block in blocks(s, pixels) {
@@ -96,7 +97,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
         let BackwardTask { s, x, dy, panels, images, mut dx, mut dw } = self.0;
         let mut sums = Sums::zeros(s.c);
         let (o_row, c_row) = (panel_row(s.o), panel_row(s.c));
-        let (mut made, mut dz) = (vec![T::zero(); block(s) * s.c], vec![T::zero(); block(s) * o_row]);
+        let (mut made, mut dz) = (Aligned::zeros(block(s) * s.c), Aligned::zeros(block(s) * o_row));
         let first = images.start * s.h * s.w;
         for (n, pixels) in stretches(s, images.start * s.h..images.end * s.h) {
             for block in blocks(s, pixels) {

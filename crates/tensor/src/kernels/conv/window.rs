@@ -2,6 +2,7 @@
 //! the kernel reaches them.
 
 use crate::Real;
+use crate::aligned::Aligned;
 use crate::kernels::pending::{GradLoader, Loader};
 use crate::simd::Vector;
 
@@ -41,7 +42,7 @@ pub(super) struct Window<'a, T, R> {
     pixels: usize,
     left: usize,
     row_len: usize,
-    memory: Vec<T>,
+    memory: Aligned<T>,
     held: Vec<Option<usize>>,
 }
 
@@ -55,7 +56,7 @@ impl<'a, T: Real, R: Rows<T>> Window<'a, T, R> {
             pixels,
             left: left * c,
             row_len,
-            memory: vec![T::zero(); height * row_len],
+            memory: Aligned::zeros(height * row_len),
             held: vec![None; height],
         }
     }

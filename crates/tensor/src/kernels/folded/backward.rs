@@ -20,6 +20,7 @@ use std::ops::Range;
 use super::forward::{Saved, Scale, inner};
 use super::moments::MomentsGrad;
 use super::{Folded, Layer, Site, Sizes, block, blocks, join_parts, tasks, tensor, to_f64};
+use crate::aligned::Aligned;
 use crate::kernels::pending::{GradLoader, Loader, Pending, PendingGrad, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, add_rows, add_scaled, dot, panel, panel_row};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
@@ -82,7 +83,7 @@ pub fn folded_backward<T: Real>(
 
 /// dM_b as a panel `[Cout, C]`, and g_b.
 struct Correlation<T> {
-    dm: Vec<T>,
+    dm: Aligned<T>,
     g: Vec<f64>,
 }
 
@@ -103,12 +104,12 @@ impl<T: Real> Kernel<T> for Correlate<'_, T> {
         let Correlate { x, mean, dy, pixels } = self;
         let (c, o) = (x.c, dy.c);
         let (c_row, o_row) = (panel_row(c), panel_row(o));
-        let (mut centred, mut dz) = (vec![T::zero(); block(c, o) * c_row], vec![T::zero(); block(c, o) * o_row]);
-        let (mut dm, mut g) = (vec![T::zero(); o * c_row], vec![0.0; o]);
+        let (mut centred, mut dz) = (Aligned::zeros(block(c, o) * c_row), Aligned::zeros(block(c, o) * o_row));
+        let (mut dm, mut g) = (Aligned::zeros(o * c_row), vec![0.0; o]);
         for block in blocks(pixels, block(c, o)) {
             x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
             dy.load::<V>(block.start, block.len(), &mut dz, o_row);
-            let mut sums = vec![T::zero(); o_row];
+            let mut sums = Aligned::zeros(o_row);
             add_rows::<T, V>(&mut sums, &dz[..block.len() * o_row]);
             g.iter_mut().zip(&sums).for_each(|(g, sum)| *g += sum.f64());
             let product = Product {
@@ -135,7 +136,7 @@ struct Totals<T> {
     /// Σ_b g_b.
     g: Vec<f64>,
     /// D_0, a panel `[Cout, C]`.
-    d0: Vec<T>,
+    d0: Aligned<T>,
     ds2: Vec<f64>,
 }
 
@@ -154,7 +155,7 @@ impl<T: Real> Kernel<T> for Total<'_, T> {
         let Total { saved, samples, of } = self;
         let Sizes { c, o, .. } = saved.s;
         let row = panel_row(c);
-        let mut totals = Totals { g: vec![0.0; o], d0: vec![T::zero(); o * row], ds2: vec![0.0; o] };
+        let mut totals = Totals { g: vec![0.0; o], d0: Aligned::zeros(o * row), ds2: vec![0.0; o] };
         for b in samples {
             let delta = &saved.delta[b * row..][..row];
             for i in 0..o {
@@ -201,7 +202,7 @@ fn small<T: Real>(
     // The samples' own small matrices.
     let mut moments = Tensor::zeros([samples, c + c * c]);
     let (mut da, mut maps) = (vec![T::zero(); samples * m], Tensor::any([samples, o, row]));
-    let mut drift = vec![T::zero(); samples * row];
+    let mut drift = Aligned::zeros(samples * row);
     let parts = parts_mut(moments.as_mut_slice(), &pieces, c + c * c)
         .into_iter()
         .zip(parts_mut(&mut da, &pieces, m))
@@ -212,7 +213,7 @@ fn small<T: Real>(
     let shared =
         run_tasks(pieces.iter().cloned().zip(parts).collect(), work, |(samples, (((moments, da), maps), drift))| {
             let mut shared =
-                Shared { dw2: vec![T::zero(); o * m_row], dv: vec![T::zero(); m * row], dbeta1: vec![T::zero(); m] };
+                Shared { dw2: Aligned::zeros(o * m_row), dv: Aligned::zeros(m * row), dbeta1: Aligned::zeros(m) };
             for (at, b) in samples.enumerate() {
                 dispatch(Sample {
                     saved,
@@ -304,9 +305,9 @@ fn layer_grads<T: Real>(
 
 /// What some samples contribute to gradients that all share: dW_2 and dV as panels, and dβ_1.
 struct Shared<T> {
-    dw2: Vec<T>,
-    dv: Vec<T>,
-    dbeta1: Vec<T>,
+    dw2: Aligned<T>,
+    dv: Aligned<T>,
+    dbeta1: Aligned<T>,
 }
 
 /// (ft.4) to (ft.7) back for one sample.
@@ -340,11 +341,11 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
         let (k, kc) = (&saved.k.as_slice()[b * o * row..][..o * row], &saved.kc.as_slice()[b * o * row..][..o * row]);
         let (a, u, e) = (&saved.a[b * m..][..m], &saved.u[b * m..][..m], &saved.e[b * o..][..o]);
         let delta = &saved.delta[b * row..][..row];
-        let mut ddelta = vec![T::zero(); row];
+        let mut ddelta = Aligned::zeros(row);
 
         // Row by row: dK_b, diag(dv_2) K_b / S, de_b, M_b, and what g_b gives.
-        let (mut dk, mut weighted) = (vec![T::zero(); o * row], vec![T::zero(); o * row]);
-        let mut de = vec![T::zero(); o];
+        let (mut dk, mut weighted) = (Aligned::zeros(o * row), Aligned::zeros(o * row));
+        let mut de = Aligned::zeros(o);
         for i in 0..o {
             let s2 = saved.second().s[i];
             let share = per_sample * dv2[i];
@@ -363,14 +364,14 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
         }
 
         // Vᵀ diag(a_b).
-        let mut padded_a = vec![T::zero(); m_row];
+        let mut padded_a = Aligned::zeros(m_row);
         padded_a[..m].copy_from_slice(a);
         let mut vt = saved.vt.clone();
         for vt in vt.chunks_exact_mut(m_row) {
             vt.iter_mut().zip(&padded_a).for_each(|(v, &a)| *v *= a);
         }
         let (of_mean, of_cov) = moments.split_at_mut(c);
-        let mut z = vec![T::zero(); m * row];
+        let mut z = Aligned::zeros(m * row);
         let product = Product {
             rows: c,
             columns: c,
@@ -402,7 +403,7 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
         }
 
         // z_b = W_2ᵀ de_b, and what it gives.
-        let (mut z_e, mut gated_u) = (vec![T::zero(); m_row], vec![T::zero(); m_row]);
+        let (mut z_e, mut gated_u) = (Aligned::zeros(m_row), Aligned::zeros(m_row));
         for i in 0..m {
             gated_u[i] = a[i] * u[i];
         }

@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::{Layer, Site, Sizes, block, blocks, check_moments, tasks, to_f64};
+use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
 use crate::kernels::pending::{Loader, Pending, Rectifier};
@@ -28,21 +29,21 @@ pub struct Folded<T: Real> {
 pub(super) struct Saved<T: Real> {
     pub s: Sizes,
     /// δ_b, panels `[S, C]`.
-    pub delta: Vec<T>,
+    pub delta: Aligned<T>,
     pub scales: [Option<Scale>; 3],
     /// a_b `[S, m]`.
     pub a: Vec<T>,
     /// V, a panel `[m, C]`, and diag(s_0) W_0, a panel `[Cout, C]` of zeros without a bypass.
-    pub v: Vec<T>,
-    pub w0: Vec<T>,
+    pub v: Aligned<T>,
+    pub w0: Aligned<T>,
     /// Vᵀ, a panel `[C, m]`.
-    pub vt: Vec<T>,
+    pub vt: Aligned<T>,
     /// K_b and K_b C_b, panels `[S, Cout, C]`.
     pub k: Tensor<T>,
     pub kc: Tensor<T>,
     /// V δ_b + β_1 `[S, m]`, and e_b − m_2 `[S, Cout]`.
-    pub u: Vec<T>,
-    pub e: Vec<T>,
+    pub u: Aligned<T>,
+    pub e: Aligned<T>,
 }
 
 /// The batch norm behind t = W x: diag(W C Wᵀ) and what follows from it.
@@ -141,7 +142,7 @@ impl<T: Real> Saved<T> {
 
     /// diag(a_b) V, a panel `[m, C]`.
     #[inline(always)]
-    pub fn gated(&self, b: usize) -> Vec<T> {
+    pub fn gated(&self, b: usize) -> Aligned<T> {
         gated(&self.v, &self.a[b * self.s.m..][..self.s.m])
     }
 
@@ -159,8 +160,8 @@ impl<T: Real> Saved<T> {
 
 /// diag(a) V, a panel `[m, C]`.
 #[inline(always)]
-fn gated<T: Real>(v: &[T], a: &[T]) -> Vec<T> {
-    let mut gated = v.to_vec();
+fn gated<T: Real>(v: &[T], a: &[T]) -> Aligned<T> {
+    let mut gated = Aligned::copy(v);
     for (row, &a) in gated.chunks_exact_mut(v.len() / a.len()).zip(a) {
         row.iter_mut().for_each(|v| *v *= a);
     }
@@ -177,7 +178,7 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
     for moments in moments.as_slice().chunks_exact(of_sample) {
         mu.iter_mut().zip(moments).for_each(|(mu, mean)| *mu += per_sample * mean.f64());
     }
-    let mut delta = vec![T::zero(); samples * row];
+    let mut delta = Aligned::zeros(samples * row);
     for (delta, moments) in delta.chunks_exact_mut(row).zip(moments.as_slice().chunks_exact(of_sample)) {
         for i in 0..c {
             delta[i] = T::of(moments[i].f64() - mu[i]);
@@ -213,14 +214,14 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
     let w2t = transposed_panel(site.second.weight.as_slice(), o, m);
     let w0 = match (&site.bypass, &bypass) {
         (Some(layer), Some(scale)) => scaled(layer, scale),
-        _ => vec![T::zero(); o * row],
+        _ => Aligned::zeros(o * row),
     };
     let a: Vec<T> = a.map_or_else(|| vec![T::one(); m], |a| a.as_slice().to_vec());
 
     // (ft.4), sample by sample.
     let mut panels = [Tensor::any([samples, o, row]), Tensor::any([samples, o, row])];
     let [k, kc] = panels.each_mut().map(Tensor::as_mut_slice);
-    let (mut u, mut e) = (vec![T::zero(); samples * m], vec![T::zero(); samples * o]);
+    let (mut u, mut e) = (Aligned::zeros(samples * m), Aligned::zeros(samples * o));
     let pieces = ranges(samples, PIECES);
     let (k_parts, kc_parts) = (parts_mut(k, &pieces, o * row), parts_mut(kc, &pieces, o * row));
     let (u_parts, e_parts) = (parts_mut(&mut u, &pieces, m), parts_mut(&mut e, &pieces, o));
@@ -290,7 +291,7 @@ impl<T: Real> Kernel<T> for Compose<'_, T> {
         let row = panel_row(c);
         let w2 = site.second.weight.as_slice();
         let gated = gated(v, a);
-        let mut gated_u = vec![T::zero(); m];
+        let mut gated_u = Aligned::zeros(m);
         u.copy_from_slice(site.first.beta.as_slice());
         let of_k = Product {
             rows: o,
@@ -326,11 +327,11 @@ impl<T: Real> Kernel<T> for Compose<'_, T> {
 /// What all M_b and f_b share.
 struct Maps<T> {
     /// (diag(s_0) W_0)ᵀ, a panel `[C, Cout]`.
-    w0: Vec<T>,
+    w0: Aligned<T>,
     /// (diag(s_2) W_2)ᵀ, a panel `[m, Cout]`.
-    w2: Vec<T>,
+    w2: Aligned<T>,
     /// β_0 + β_2, whole vectors.
-    beta: Vec<T>,
+    beta: Aligned<T>,
 }
 
 impl<T: Real> Maps<T> {
@@ -391,7 +392,7 @@ impl<T: Real> Kernel<T> for Apply<'_, T> {
             of_map.run::<V>(&[Chunk { a: gated.as_ptr(), b: maps.w2.as_ptr(), k: m }]);
             of_f.run::<V>(&[Chunk { a: delta.as_ptr(), b: maps.w0.as_ptr(), k: c }]);
         }
-        let mut centred = vec![T::zero(); block(c, o) * c];
+        let mut centred = Aligned::zeros(block(c, o) * c);
         let first = pixels.start;
         for block in blocks(pixels, block(c, o)) {
             x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c);

@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::{block, blocks, grouped, join_parts, tasks};
+use crate::aligned::Aligned;
 use crate::kernels::moments::Sums;
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, total};
 use crate::kernels::tile::{Chunk, Product, Start, add_rows, panel_row, prefetch_after};
@@ -79,10 +80,10 @@ impl<T: Real> Kernel<T> for Gather<'_, T> {
         let c = self.loader.c;
         let row = panel_row(c);
         let count = self.pixels.len() as f64;
-        let mut pivot = vec![T::zero(); row];
+        let mut pivot = Aligned::zeros(row);
         self.loader.load::<V>(self.pixels.start, 1, None, &mut pivot, row);
         let (mut made, mut squares, mut sums) =
-            (vec![T::zero(); block(c, c) * row], vec![T::zero(); c * row], vec![T::zero(); row]);
+            (Aligned::zeros(block(c, c) * row), Aligned::zeros(c * row), Aligned::zeros(row));
         for block in blocks(self.pixels.clone(), block(c, c)) {
             self.loader.load::<V>(block.start, block.len(), Some(&pivot[..c]), &mut made, row);
             add_rows::<T, V>(&mut sums, &made[..block.len() * row]);
@@ -122,7 +123,7 @@ pub struct MomentsGrad<T: Real> {
     /// M_b as panels `[S, Cout, C]`.
     pub(super) maps: Tensor<T>,
     /// M_bᵀ g_b as panels `[S, C]`.
-    pub(super) drift: Vec<T>,
+    pub(super) drift: Aligned<T>,
 }
 
 /// (ft.8): one pass over `dy` and `x`. `grad` is the gradient of [`sample_moments`]; `site` comes from
@@ -156,13 +157,13 @@ pub fn sample_moments_backward<T: Real>(
         let (dmean, dcov) = grad.as_slice()[b * (c + c * c)..][..c + c * c].split_at(c);
         let per_position = T::of(1.0 / positions as f64);
         // 2/P sym(dC_b), as a panel.
-        let mut symmetric = vec![T::zero(); c * row];
+        let mut symmetric = Aligned::zeros(c * row);
         for (i, symmetric) in symmetric.chunks_exact_mut(row).enumerate() {
             for j in 0..c {
                 symmetric[j] = per_position * (dcov[i * c + j] + dcov[j * c + i]);
             }
         }
-        let mut h = vec![T::zero(); row];
+        let mut h = Aligned::zeros(row);
         for (i, h) in h[..c].iter_mut().enumerate() {
             let drift = site.map_or(T::zero(), |site| site.drift[b * row + i]);
             *h = (dmean[i] - drift) * per_position;
@@ -204,7 +205,7 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
         let o = dy.map_or(c, |(dy, _)| dy.c);
         let (c_row, o_row) = (panel_row(c), panel_row(o));
         let mut sums = Sums::zeros(c);
-        let (mut centred, mut dz) = (vec![T::zero(); block(c, o) * c_row], vec![T::zero(); block(c, o) * o_row]);
+        let (mut centred, mut dz) = (Aligned::zeros(block(c, o) * c_row), Aligned::zeros(block(c, o) * o_row));
         let first = pixels.start;
         for block in blocks(pixels, block(c, o)) {
             x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);

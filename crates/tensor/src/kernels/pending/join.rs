@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::{Loader, MaskedGrad, Pending, Rectifier, total};
+use crate::aligned::Aligned;
 use crate::kernels::moments::Sums;
 use crate::kernels::tile::{load, prefetch_after, store};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks, split};
@@ -60,7 +61,7 @@ impl<T: Real> Kernel<T> for Sum<'_, T> {
         let c = maps[0].c;
         let step = block(c);
         let [low, high] = rectifier.bounds::<T>().map(V::splat);
-        let mut made = vec![T::zero(); step * c];
+        let mut made = Aligned::zeros(step * c);
         for (i, y) in y.chunks_mut(step * c).enumerate() {
             let (pixel, pixels) = (first + i * step, y.len() / c);
             prefetch_after::<T, V>(y);
@@ -202,7 +203,7 @@ impl<T: Real> Kernel<T> for GateBackward<'_, T> {
         let GateBackward { map, g, positions, images, dx, dg } = self;
         let c = map.c;
         let (mut sums, first) = (Sums::zeros(c), images.start);
-        let mut made = vec![T::zero(); block(c) * c];
+        let mut made = Aligned::zeros(block(c) * c);
         // A block's sum in `T`, an image's in f64.
         let (mut image, mut of_image) = (first, Sums::zeros(c));
         for (n, at, pixels) in blocks(images, positions, c) {
@@ -287,7 +288,8 @@ impl<T: Real> Kernel<T> for Mean<'_, T> {
         let Mean { map, positions, images, y } = self;
         let c = map.c;
         let per_position = 1.0 / positions as f64;
-        let (mut made, ones) = (vec![T::zero(); block(c) * c], vec![T::one(); block(c) * c]);
+        let (mut made, mut ones) = (Aligned::zeros(block(c) * c), Aligned::zeros(block(c) * c));
+        ones.fill(T::one());
         for (n, y) in images.zip(y.chunks_exact_mut(c.max(1))) {
             let mut sums = Sums::zeros(c);
             for (.., pixels) in blocks(n..n + 1, positions, c) {
