@@ -68,11 +68,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if cli.threads.contains(&0) {
         return Err(print::usage("--threads 0: at least one thread is needed"));
     }
-    match (&cli.threads[..], &cli.verb) {
-        (&[threads], _) => rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?,
-        ([], _) | (_, Verb::Bench(_)) => {}
+    let threads = match (&cli.threads[..], &cli.verb) {
+        (&[threads], _) => threads,
+        ([], _) | (_, Verb::Bench(_)) => 0, // RAYON_NUM_THREADS, else the number of cores
         _ => return Err(print::usage("--threads: only `bench` takes several numbers")),
-    }
+    };
+    // This thread works too: to hand each operation over and sleep until it is done costs more than a small one takes.
+    rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global()?;
     match &cli.verb {
         Verb::Train(args) => train::run(args),
         Verb::Resume(args) => resume::run(args),

@@ -1,6 +1,7 @@
 //! The batches of an epoch, each made on a background thread while the one before it trains; image files are decoded by all
 //! threads. At most three batches exist at a time: the one in use, one that waits, and one that is being made.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,6 +10,7 @@ use gatefold_tensor::random::{Purpose, stream};
 use gatefold_tensor::{Real, Tensor};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::prefetch::Prefetch;
 use crate::{Augment, Dataset, Error, Normalisation, Result};
@@ -123,6 +125,8 @@ struct Maker<T> {
     order: Vec<usize>,
     options: Options,
     epoch: usize,
+    /// Threads that decode image files. They are not those that train: one of these may be waiting for the batch.
+    decoders: Option<ThreadPool>,
 }
 
 impl<T: Real> Maker<T> {
@@ -138,7 +142,16 @@ impl<T: Real> Maker<T> {
                 format!("{pad} pixels for images of {h} x {w}: at most {}", h.min(w) - 1),
             ));
         }
+        let decoders = match data.pixels() {
+            Some(_) => None,
+            None => {
+                let pool = ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
+                let failed = |error| Error::io("start a loader for", Path::new(data.name()), io::Error::other(error));
+                Some(pool.map_err(failed)?)
+            }
+        };
         Ok(Maker {
+            decoders,
             data: Arc::clone(data),
             tables,
             order: order(data.len(), options, epoch),
@@ -170,12 +183,13 @@ impl<T: Real> Maker<T> {
             augment.write(draw, &image, [c, h, w], &self.tables, out);
             Ok(())
         };
-        if data.pixels().is_some() {
+        match &self.decoders {
             // A fraction of a millisecond in all: not worth waking other threads, which train meanwhile.
-            indices.iter().zip(images.as_mut_slice().chunks_exact_mut(c * h * w)).try_for_each(make)?;
-        } else {
+            None => indices.iter().zip(images.as_mut_slice().chunks_exact_mut(c * h * w)).try_for_each(make)?,
             // Decoding takes milliseconds an image.
-            indices.par_iter().zip(images.as_mut_slice().par_chunks_exact_mut(c * h * w)).try_for_each(make)?;
+            Some(decoders) => decoders.install(|| {
+                indices.par_iter().zip(images.as_mut_slice().par_chunks_exact_mut(c * h * w)).try_for_each(make)
+            })?,
         }
         let labels = indices.iter().map(|&index| self.data.labels()[index]).collect();
         Ok(Batch { images, labels, indices: indices.to_vec() })
