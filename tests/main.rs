@@ -8,6 +8,7 @@ mod suite {
     mod determinism;
     mod divergence;
     mod golden;
+    mod import;
     mod initial_values;
     mod program;
     mod resume;

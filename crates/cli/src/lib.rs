@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use verbs::{bench, data, doctor, eval, fold, gradcheck, predict, resume, summary, train, verify};
+use verbs::{bench, data, doctor, eval, fold, gradcheck, import, predict, resume, summary, train, verify};
 
 /// Trains small convolutional networks unfolded, folds them, and proves with numbers that both are the same function.
 #[derive(Parser)]
@@ -34,6 +34,8 @@ enum Verb {
     Eval(eval::Args),
     /// Fold a model, and verify the fold
     Fold(fold::Args),
+    /// Make a model of weights that others trained
+    Import(import::Args),
     /// Whether two models are the same function
     Verify(verify::Args),
     /// Layers, parameters and multiply-accumulates, trained and folded
@@ -80,6 +82,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Resume(args) => resume::run(args),
         Verb::Eval(args) => eval::run(args),
         Verb::Fold(args) => fold::run(args),
+        Verb::Import(args) => import::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Summary(args) => summary::run(args),
         Verb::Bench(args) => bench::run(args, &cli.threads),

@@ -65,7 +65,8 @@ impl Stored {
         }
     }
 
-    fn shape(&self) -> &Shape {
+    /// The shape.
+    pub fn shape(&self) -> &Shape {
         match self {
             Stored::F32(tensor) => tensor.shape(),
             Stored::F64(tensor) => tensor.shape(),

@@ -2,6 +2,7 @@
 
 mod description;
 pub mod file;
+pub mod import;
 mod inference;
 pub mod mobilenet_v2;
 mod model;

@@ -60,6 +60,16 @@ pub(crate) fn channels(width: f64) -> [usize; 1 + STAGES.len()] {
     std::array::from_fn(|i| scaled(if i == 0 { STEM } else { STAGES[i - 1].channels }, width))
 }
 
+/// Output channels of the head.
+pub(crate) fn features(width: f64) -> usize {
+    scaled(HEAD, width.max(1.0))
+}
+
+/// The first bottleneck of each stage, counted through all stages.
+pub(crate) fn first_blocks() -> impl Iterator<Item = usize> {
+    STAGES.iter().scan(0, |next, stage| Some(std::mem::replace(next, *next + stage.blocks)))
+}
+
 /// MobileNetV2 with sites of type `S`.
 pub struct MobileNetV2<T: Real, S> {
     /// 3x3, input channels → 32.
@@ -179,7 +189,7 @@ impl<T: Real> MobileNetV2<T, Box<dyn TrainedSite<T>>> {
                 cin = cout;
             }
         }
-        let features = scaled(HEAD, width.max(1.0));
+        let features = features(width);
         let head = conv.build(SiteSpec::pointwise(cin, features).fixed(), init)?;
         let mut classifier = Linear::new(features, classes, init);
         classifier.weight.value = init.normal([classes, features], 0.01);

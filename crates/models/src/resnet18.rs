@@ -18,9 +18,9 @@ use crate::network::{MaxPool, plan_classifier, plan_site, run};
 use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
 
 /// Output channels of the stages at width 1; those of the stem are the first.
-const STAGES: [usize; 4] = [64, 128, 256, 512];
+pub(crate) const STAGES: [usize; 4] = [64, 128, 256, 512];
 /// Blocks in a stage.
-const BLOCKS: usize = 2;
+pub(crate) const BLOCKS: usize = 2;
 /// The widest network: 16 times the parameters.
 const MAX_WIDTH: f64 = 4.0;
 

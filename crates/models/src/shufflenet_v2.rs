@@ -23,7 +23,7 @@ use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
 /// Output channels of the stem.
 const STEM: usize = 24;
 /// Units of the stages.
-const UNITS: [usize; 3] = [4, 8, 4];
+pub(crate) const UNITS: [usize; 3] = [4, 8, 4];
 /// Output channels of the stages and of the head, by width.
 pub(crate) const WIDTHS: [(f64, [usize; 3], usize); 4] = [
     (0.5, [48, 96, 192], 1024),

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod eval;
 pub mod fold;
 pub mod gradcheck;
+pub mod import;
 pub mod predict;
 pub mod resume;
 pub mod summary;

@@ -58,7 +58,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn shape(text: &str) -> Result<[usize; 3], String> {
+/// `CxHxW`.
+pub fn shape(text: &str) -> Result<[usize; 3], String> {
     let extents = text.split('x').map(|n| n.parse().ok()).collect::<Option<Vec<usize>>>();
     extents.and_then(|extents| extents.try_into().ok()).ok_or_else(|| "expected CxHxW, for example 3x32x32".to_owned())
 }
