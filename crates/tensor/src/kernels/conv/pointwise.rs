@@ -17,9 +17,13 @@ use crate::simd::{Kernel, Vector};
 /// Elements of the wider side of a block.
 const BLOCK: usize = 1 << 11;
 
+/// Elements of a kernel that fit the first cache. A larger one is read, and its gradient written, from the second for each
+/// block, which has to be worth it.
+const KERNEL: usize = 1 << 13;
+
 /// Pixels of a block.
 fn block(s: &Sizes) -> usize {
-    (BLOCK / s.c.max(s.o)).clamp(8, 16)
+    if s.c * s.o > KERNEL { 32 } else { (BLOCK / s.c.max(s.o)).clamp(8, 16) }
 }
 
 /// The pixels of rows `rows` in stretches that share their kernels: all of them, or image by image.
