@@ -69,6 +69,10 @@ impl<T: Real> Gather<'_, T> {
         let mut i = 0;
         // SAFETY: the caller's promise.
         unsafe {
+            while i + 8 <= self.count {
+                self.outputs::<V, FULL, 8>(i, at, n);
+                i += 8;
+            }
             while i + 4 <= self.count {
                 self.outputs::<V, FULL, 4>(i, at, n);
                 i += 4;
