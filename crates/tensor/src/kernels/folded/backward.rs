@@ -70,20 +70,24 @@ pub fn folded_backward<T: Real>(
     }
     let of_sample = s.c + s.c * s.c;
     let (loader, gradient) = (&x.loader(), &dy.loader());
-    let parts = run_tasks(tasks(s.samples, s.positions), s.count() * s.c * s.o, |(b, pixels)| {
+    let (tasks, of_dm) = (tasks(s.samples, s.positions), s.o * panel_row(s.c));
+    let mut dm = Tensor::any([tasks.len(), of_dm]);
+    let dms = tasks.into_iter().zip(dm.as_mut_slice().chunks_exact_mut(of_dm)).collect();
+    let parts = run_tasks(dms, s.count() * s.c * s.o, |((b, pixels), dm)| {
         let mean = &moments.as_slice()[b * of_sample..][..s.c];
-        (b, dispatch(Correlate { x: loader, mean, dy: gradient, pixels }))
+        let g = dispatch(Correlate { x: loader, mean, dy: gradient, pixels, dm });
+        (b, Correlation { dm, g })
     });
     let correlations = join_parts(parts, |all, part| {
-        all.dm.iter_mut().zip(&part.dm).for_each(|(a, b)| *a += *b);
+        all.dm.iter_mut().zip(&*part.dm).for_each(|(a, b)| *a += *b);
         all.g.iter_mut().zip(&part.g).for_each(|(a, b)| *a += b);
     });
     small(saved, site, &correlations, dy)
 }
 
 /// dM_b as a panel `[Cout, C]`, and g_b.
-struct Correlation<T> {
-    dm: Aligned<T>,
+struct Correlation<'a, T> {
+    dm: &'a mut [T],
     g: Vec<f64>,
 }
 
@@ -93,23 +97,27 @@ struct Correlate<'a, T: Real> {
     mean: &'a [T],
     dy: &'a GradLoader<'a, T>,
     pixels: Range<usize>,
+    /// dM_b.
+    dm: &'a mut [T],
 }
 
 impl<T: Real> Kernel<T> for Correlate<'_, T> {
-    type Output = Correlation<T>;
+    /// g_b.
+    type Output = Vec<f64>;
 
     // ANCHOR: correlate
     #[inline(always)]
-    fn run<V: Vector<T>>(self) -> Correlation<T> {
-        let Correlate { x, mean, dy, pixels } = self;
+    fn run<V: Vector<T>>(self) -> Vec<f64> {
+        let Correlate { x, mean, dy, pixels, dm } = self;
         let (c, o) = (x.c, dy.c);
         let (c_row, o_row) = (panel_row(c), panel_row(o));
         let (mut centred, mut dz) = (Aligned::zeros(block(c, o) * c_row), Aligned::zeros(block(c, o) * o_row));
-        let (mut dm, mut g) = (Aligned::zeros(o * c_row), vec![0.0; o]);
+        let (mut g, mut sums) = (vec![0.0; o], Aligned::zeros(o_row));
+        dm.fill(T::zero());
         for block in blocks(pixels, block(c, o)) {
             x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
             dy.load::<V>(block.start, block.len(), &mut dz, o_row);
-            let mut sums = Aligned::zeros(o_row);
+            sums.fill(T::zero());
             add_rows::<T, V>(&mut sums, &dz[..block.len() * o_row]);
             g.iter_mut().zip(&sums).for_each(|(g, sum)| *g += sum.f64());
             let product = Product {
@@ -126,7 +134,7 @@ impl<T: Real> Kernel<T> for Correlate<'_, T> {
             // SAFETY: `dz` and `centred` hold the block's rows, `dm` Cout rows.
             unsafe { product.run::<V>(&[Chunk { a: dz.as_ptr(), b: centred.as_ptr(), k: block.len() }]) };
         }
-        Correlation { dm, g }
+        g
     }
     // ANCHOR_END: correlate
 }
@@ -144,7 +152,7 @@ struct Totals<T> {
 struct Total<'a, T: Real> {
     saved: &'a Saved<T>,
     samples: Range<usize>,
-    of: &'a [Correlation<T>],
+    of: &'a [Correlation<'a, T>],
 }
 
 impl<T: Real> Kernel<T> for Total<'_, T> {
@@ -177,7 +185,7 @@ impl<T: Real> Kernel<T> for Total<'_, T> {
 fn small<T: Real>(
     saved: &Saved<T>,
     site: &Site<'_, T>,
-    of: &[Correlation<T>],
+    of: &[Correlation<'_, T>],
     dy: PendingGrad<T>,
 ) -> Result<FoldedGrads<T>> {
     let s = saved.s;
@@ -214,6 +222,7 @@ fn small<T: Real>(
         run_tasks(pieces.iter().cloned().zip(parts).collect(), work, |(samples, (((moments, da), maps), drift))| {
             let mut shared =
                 Shared { dw2: Aligned::zeros(o * m_row), dv: Aligned::zeros(m * row), dbeta1: Aligned::zeros(m) };
+            let mut scratch = Scratch::new(&s);
             for (at, b) in samples.enumerate() {
                 dispatch(Sample {
                     saved,
@@ -222,6 +231,7 @@ fn small<T: Real>(
                     dv2: &dv2,
                     sum_g: &sum_g,
                     of: &of[b],
+                    scratch: &mut scratch,
                     shared: &mut shared,
                     moments: &mut moments[at * (c + c * c)..][..c + c * c],
                     da: &mut da[at * m..][..m],
@@ -310,6 +320,41 @@ struct Shared<T> {
     dbeta1: Aligned<T>,
 }
 
+/// Memory for one sample after the other; panels by the names of the equations.
+struct Scratch<T> {
+    dk: Aligned<T>,
+    /// diag(dv_2) K_b / S.
+    weighted: Aligned<T>,
+    de: Vec<T>,
+    /// a_b as a row of a panel.
+    a: Aligned<T>,
+    /// Vᵀ diag(a_b).
+    vt: Aligned<T>,
+    z: Aligned<T>,
+    /// W_2ᵀ de_b.
+    z_e: Aligned<T>,
+    /// a_b ⊙ (V δ_b + β_1).
+    gated_u: Aligned<T>,
+    ddelta: Aligned<T>,
+}
+
+impl<T: Real> Scratch<T> {
+    fn new(&Sizes { c, o, m, .. }: &Sizes) -> Self {
+        let (row, m_row) = (panel_row(c), panel_row(m));
+        Scratch {
+            dk: Aligned::zeros(o * row),
+            weighted: Aligned::zeros(o * row),
+            de: vec![T::zero(); o],
+            a: Aligned::zeros(m_row),
+            vt: Aligned::zeros(c * m_row),
+            z: Aligned::zeros(m * row),
+            z_e: Aligned::zeros(m_row),
+            gated_u: Aligned::zeros(m_row),
+            ddelta: Aligned::zeros(row),
+        }
+    }
+}
+
 /// (ft.4) to (ft.7) back for one sample.
 struct Sample<'a, T: Real> {
     saved: &'a Saved<T>,
@@ -318,7 +363,8 @@ struct Sample<'a, T: Real> {
     w2: &'a [T],
     dv2: &'a [f64],
     sum_g: &'a [f64],
-    of: &'a Correlation<T>,
+    of: &'a Correlation<'a, T>,
+    scratch: &'a mut Scratch<T>,
     shared: &'a mut Shared<T>,
     /// dδ_b and dC_b, without what comes from dC.
     moments: &'a mut [T],
@@ -334,18 +380,18 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
     // ANCHOR: small_matrices
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        let Sample { saved, b, w2, dv2, sum_g, of, shared, moments, da, maps, drift } = self;
+        let Sample { saved, b, w2, dv2, sum_g, of, scratch, shared, moments, da, maps, drift } = self;
+        let Scratch { dk, weighted, de, a: padded_a, vt, z, z_e, gated_u, ddelta } = scratch;
         let Sizes { samples, c, o, m, .. } = saved.s;
         let (row, m_row) = (panel_row(c), panel_row(m));
         let per_sample = 1.0 / samples as f64;
         let (k, kc) = (&saved.k.as_slice()[b * o * row..][..o * row], &saved.kc.as_slice()[b * o * row..][..o * row]);
         let (a, u, e) = (&saved.a[b * m..][..m], &saved.u[b * m..][..m], &saved.e[b * o..][..o]);
         let delta = &saved.delta[b * row..][..row];
-        let mut ddelta = Aligned::zeros(row);
+        ddelta.fill(T::zero());
+        z_e.fill(T::zero());
 
         // Row by row: dK_b, diag(dv_2) K_b / S, de_b, M_b, and what g_b gives.
-        let (mut dk, mut weighted) = (Aligned::zeros(o * row), Aligned::zeros(o * row));
-        let mut de = Aligned::zeros(o);
         for i in 0..o {
             let s2 = saved.second().s[i];
             let share = per_sample * dv2[i];
@@ -360,18 +406,17 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
             let map = &mut maps[i * row..][..row];
             saved.map_row(b, i, s2, map);
             add_scaled(drift, g, map);
-            add_scaled(&mut ddelta, g, &saved.w0[i * row..][..row]);
+            add_scaled(ddelta, g, &saved.w0[i * row..][..row]);
         }
 
         // Vᵀ diag(a_b).
-        let mut padded_a = Aligned::zeros(m_row);
         padded_a[..m].copy_from_slice(a);
-        let mut vt = saved.vt.clone();
-        for vt in vt.chunks_exact_mut(m_row) {
-            vt.iter_mut().zip(&padded_a).for_each(|(v, &a)| *v *= a);
+        for (gated, v) in vt.chunks_exact_mut(m_row).zip(saved.vt.chunks_exact(m_row)) {
+            for j in 0..m_row {
+                gated[j] = v[j] * padded_a[j];
+            }
         }
         let (of_mean, of_cov) = moments.split_at_mut(c);
-        let mut z = Aligned::zeros(m * row);
         let product = Product {
             rows: c,
             columns: c,
@@ -403,13 +448,12 @@ impl<T: Real> Kernel<T> for Sample<'_, T> {
         }
 
         // z_b = W_2ᵀ de_b, and what it gives.
-        let (mut z_e, mut gated_u) = (Aligned::zeros(m_row), Aligned::zeros(m_row));
         for i in 0..m {
             gated_u[i] = a[i] * u[i];
         }
         for i in 0..o {
-            add_scaled(&mut z_e, de[i], &w2[i * m_row..][..m_row]);
-            add_scaled(&mut shared.dw2[i * m_row..][..m_row], de[i], &gated_u);
+            add_scaled(z_e, de[i], &w2[i * m_row..][..m_row]);
+            add_scaled(&mut shared.dw2[i * m_row..][..m_row], de[i], gated_u);
         }
         for i in 0..m {
             let (z, v, gated) = (&z[i * row..][..row], &saved.v[i * row..][..row], a[i] * z_e[i]);
