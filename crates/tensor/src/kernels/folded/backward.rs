@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use super::forward::{Saved, Scale, inner};
 use super::moments::MomentsGrad;
-use super::{Folded, Layer, Site, Sizes, block, blocks, join_parts, tasks, tensor, to_f64};
+use super::{Folded, Layer, Site, Sizes, Task, block, blocks, join_parts, tensor, to_f64};
 use crate::aligned::Aligned;
 use crate::kernels::pending::{GradLoader, Loader, Pending, PendingGrad, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, add_rows, add_scaled, dot, panel, panel_row};
@@ -68,17 +68,20 @@ pub fn folded_backward<T: Real>(
     if dy.dy.shape() != folded.y.shape() {
         return Err(Error::shape("folded_backward", "dy", format!("{:?}", folded.y.shape()), dy.dy.shape()));
     }
-    let of_sample = s.c + s.c * s.c;
     let (loader, gradient) = (&x.loader(), &dy.loader());
-    let (tasks, of_dm) = (tasks(s.samples, s.positions), s.o * panel_row(s.c));
-    let mut dm = Tensor::any([tasks.len(), of_dm]);
-    let dms = tasks.into_iter().zip(dm.as_mut_slice().chunks_exact_mut(of_dm)).collect();
-    let parts = run_tasks(dms, s.count() * s.c * s.o, |((b, pixels), dm)| {
-        let mean = &moments.as_slice()[b * of_sample..][..s.c];
-        let g = dispatch(Correlate { x: loader, mean, dy: gradient, pixels, dm });
-        (b, Correlation { dm, g })
+    let (tasks, of_dm) = (Task::all(s.samples, s.positions), s.o * panel_row(s.c));
+    let mut dm = Tensor::any([tasks.iter().map(|task| task.0.len()).sum(), of_dm]);
+    let mut left = dm.as_mut_slice();
+    let mut work = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let (dm, rest) = std::mem::take(&mut left).split_at_mut(task.0.len() * of_dm);
+        left = rest;
+        work.push((task, dm));
+    }
+    let parts = run_tasks(work, s.count() * s.c * s.o, |(task, dm)| {
+        dispatch(Correlate { x: loader, moments: moments.as_slice(), dy: gradient, task, dm })
     });
-    let correlations = join_parts(parts, |all, part| {
+    let correlations = join_parts(parts.into_iter().flatten(), |all, part| {
         all.dm.iter_mut().zip(&*part.dm).for_each(|(a, b)| *a += *b);
         all.g.iter_mut().zip(&part.g).for_each(|(a, b)| *a += b);
     });
@@ -91,50 +94,56 @@ struct Correlation<'a, T> {
     g: Vec<f64>,
 }
 
-/// The pass over the pixels of a sample.
-struct Correlate<'a, T: Real> {
+/// The pass over the pixels, sample by sample.
+struct Correlate<'a, 'd, T: Real> {
     x: &'a Loader<'a, T>,
-    mean: &'a [T],
+    /// μ_b and C_b of all samples.
+    moments: &'a [T],
     dy: &'a GradLoader<'a, T>,
-    pixels: Range<usize>,
-    /// dM_b.
-    dm: &'a mut [T],
+    task: Task,
+    /// dM_b of each.
+    dm: &'d mut [T],
 }
 
-impl<T: Real> Kernel<T> for Correlate<'_, T> {
-    /// g_b.
-    type Output = Vec<f64>;
+impl<'d, T: Real> Kernel<T> for Correlate<'_, 'd, T> {
+    type Output = Vec<(usize, Correlation<'d, T>)>;
 
     // ANCHOR: correlate
     #[inline(always)]
-    fn run<V: Vector<T>>(self) -> Vec<f64> {
-        let Correlate { x, mean, dy, pixels, dm } = self;
+    fn run<V: Vector<T>>(self) -> Self::Output {
+        let Correlate { x, moments, dy, task, dm } = self;
         let (c, o) = (x.c, dy.c);
         let (c_row, o_row) = (panel_row(c), panel_row(o));
         let (mut centred, mut dz) = (Aligned::zeros(block(c, o) * c_row), Aligned::zeros(block(c, o) * o_row));
-        let (mut g, mut sums) = (vec![0.0; o], Aligned::zeros(o_row));
-        dm.fill(T::zero());
-        for block in blocks(pixels, block(c, o)) {
-            x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
-            dy.load::<V>(block.start, block.len(), &mut dz, o_row);
-            sums.fill(T::zero());
-            add_rows::<T, V>(&mut sums, &dz[..block.len() * o_row]);
-            g.iter_mut().zip(&sums).for_each(|(g, sum)| *g += sum.f64());
-            let product = Product {
-                rows: o,
-                columns: c,
-                a_row: 1,
-                a_step: o_row,
-                b_row: c_row,
-                start: Start::Output,
-                out: dm.as_mut_ptr(),
-                out_row: c_row,
-                rectifier: Rectifier::Identity,
-            };
-            // SAFETY: `dz` and `centred` hold the block's rows, `dm` Cout rows.
-            unsafe { product.run::<V>(&[Chunk { a: dz.as_ptr(), b: centred.as_ptr(), k: block.len() }]) };
+        let mut sums = Aligned::zeros(o_row);
+        let mut of_samples = Vec::with_capacity(task.0.len());
+        for ((b, pixels), dm) in task.0.into_iter().zip(dm.chunks_exact_mut(o * c_row)) {
+            let mean = &moments[b * (c + c * c)..][..c];
+            let mut g = vec![0.0; o];
+            dm.fill(T::zero());
+            for block in blocks(pixels, block(c, o)) {
+                x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
+                dy.load::<V>(block.start, block.len(), &mut dz, o_row);
+                sums.fill(T::zero());
+                add_rows::<T, V>(&mut sums, &dz[..block.len() * o_row]);
+                g.iter_mut().zip(&sums).for_each(|(g, sum)| *g += sum.f64());
+                let product = Product {
+                    rows: o,
+                    columns: c,
+                    a_row: 1,
+                    a_step: o_row,
+                    b_row: c_row,
+                    start: Start::Output,
+                    out: dm.as_mut_ptr(),
+                    out_row: c_row,
+                    rectifier: Rectifier::Identity,
+                };
+                // SAFETY: `dz` and `centred` hold the block's rows, `dm` Cout rows.
+                unsafe { product.run::<V>(&[Chunk { a: dz.as_ptr(), b: centred.as_ptr(), k: block.len() }]) };
+            }
+            of_samples.push((b, Correlation { dm, g }));
         }
-        g
+        of_samples
     }
     // ANCHOR_END: correlate
 }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{Layer, Site, Sizes, block, blocks, check_moments, tasks, to_f64};
+use super::{Layer, Site, Sizes, Task, block, blocks, check_moments, to_f64};
 use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
@@ -118,16 +118,15 @@ pub fn folded_forward<T: Real>(
     let saved = fold(s, moments, site, a);
     let [n, _, h, w] = x.z.dims(OP, "x")?;
     let mut y = Tensor::any([n, s.o, h, w]);
-    let tasks = tasks(s.samples, s.positions);
-    let pixels: Vec<Range<usize>> = tasks.iter().map(|(_, pixels)| pixels.clone()).collect();
+    let tasks = Task::all(s.samples, s.positions);
+    let pixels: Vec<Range<usize>> = tasks.iter().map(Task::pixels).collect();
     let parts = parts_mut(y.as_mut_slice(), &pixels, s.o);
-    let (loader, of_sample) = (&x.loader(), s.c + s.c * s.c);
+    let loader = &x.loader();
     let beta = |layer: Option<&Layer<'_, T>>, i: usize| layer.map_or(0.0, |layer| layer.beta.as_slice()[i].f64());
     let beta: Vec<f64> = (0..s.o).map(|i| beta(site.bypass.as_ref(), i) + beta(Some(&site.second), i)).collect();
     let maps = &Maps::of(&saved, site.second.weight.as_slice(), &beta);
-    run_tasks(tasks.into_iter().zip(parts).collect(), s.count() * s.c * s.o, |((b, pixels), y)| {
-        let mean = &moments.as_slice()[b * of_sample..][..s.c];
-        dispatch(Apply { saved: &saved, maps, b, x: loader, mean, rectifier, pixels, y });
+    run_tasks(tasks.into_iter().zip(parts).collect(), s.count() * s.c * s.o, |(task, y)| {
+        dispatch(Apply { saved: &saved, maps, x: loader, moments: moments.as_slice(), rectifier, task, y });
     });
     let count = s.count();
     let [zero, one, two] = &saved.scales;
@@ -138,12 +137,6 @@ pub fn folded_forward<T: Real>(
 impl<T: Real> Saved<T> {
     pub fn second(&self) -> &Scale {
         self.scales[2].as_ref().expect("the second convolution is always there")
-    }
-
-    /// diag(a_b) V, a panel `[m, C]`.
-    #[inline(always)]
-    pub fn gated(&self, b: usize) -> Aligned<T> {
-        gated(&self.v, &self.a[b * self.s.m..][..self.s.m])
     }
 
     /// Row i of M_b = diag(s_0) W_0 + diag(s_2) K_b.
@@ -160,12 +153,13 @@ impl<T: Real> Saved<T> {
 
 /// diag(a) V, a panel `[m, C]`.
 #[inline(always)]
-fn gated<T: Real>(v: &[T], a: &[T]) -> Aligned<T> {
-    let mut gated = Aligned::copy(v);
-    for (row, &a) in gated.chunks_exact_mut(v.len() / a.len()).zip(a) {
-        row.iter_mut().for_each(|v| *v *= a);
+fn gate<T: Real>(v: &[T], a: &[T], gated: &mut [T]) {
+    let row = v.len() / a.len();
+    for ((gated, v), &a) in gated.chunks_exact_mut(row).zip(v.chunks_exact(row)).zip(a) {
+        for j in 0..row {
+            gated[j] = a * v[j];
+        }
     }
-    gated
 }
 
 /// (ft.1) to (ft.6).
@@ -228,9 +222,10 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
     let parts = k_parts.into_iter().zip(kc_parts).zip(u_parts).zip(e_parts);
     let work = samples * o * c * (m + c);
     let diagonals = run_tasks(pieces.iter().cloned().zip(parts).collect(), work, |(samples, (((k, kc), u), e))| {
-        let mut diagonal = vec![0.0; o];
+        let (mut diagonal, mut gated) = (vec![0.0; o], v.clone());
         for (at, b) in samples.enumerate() {
             dispatch(Compose {
+                gated: &mut gated,
                 s,
                 site,
                 a: &a[b * m..][..m],
@@ -274,6 +269,8 @@ struct Compose<'a, T: Real> {
     vt: &'a [T],
     w2t: &'a [T],
     cov: &'a [T],
+    /// For diag(a_b) V.
+    gated: &'a mut [T],
     k: &'a mut [T],
     kc: &'a mut [T],
     u: &'a mut [T],
@@ -287,10 +284,10 @@ impl<T: Real> Kernel<T> for Compose<'_, T> {
     // ANCHOR: compose
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        let Compose { s: Sizes { c, o, m, .. }, site, a, delta, v, vt, w2t, cov, k, kc, u, e, diagonal } = self;
+        let Compose { s: Sizes { c, o, m, .. }, site, a, delta, v, vt, w2t, cov, gated, k, kc, u, e, diagonal } = self;
         let row = panel_row(c);
         let w2 = site.second.weight.as_slice();
-        let gated = gated(v, a);
+        gate(v, a, gated);
         let mut gated_u = Aligned::zeros(m);
         u.copy_from_slice(site.first.beta.as_slice());
         let of_k = Product {
@@ -348,15 +345,15 @@ impl<T: Real> Maps<T> {
     }
 }
 
-/// (ft.7) for a run of pixels of one sample.
+/// (ft.7), sample by sample.
 struct Apply<'a, T: Real> {
     saved: &'a Saved<T>,
     maps: &'a Maps<T>,
-    b: usize,
     x: &'a Loader<'a, T>,
-    mean: &'a [T],
+    /// μ_b and C_b of all samples.
+    moments: &'a [T],
     rectifier: Rectifier,
-    pixels: Range<usize>,
+    task: Task,
     y: &'a mut [T],
 }
 
@@ -366,51 +363,56 @@ impl<T: Real> Kernel<T> for Apply<'_, T> {
     // ANCHOR: apply
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        let Apply { saved, maps, b, x, mean, rectifier, pixels, y } = self;
+        let Apply { saved, maps, x, moments, rectifier, task, y } = self;
         let Sizes { c, o, m, .. } = saved.s;
         let (row, o_row) = (panel_row(c), panel_row(o));
-        // M_bᵀ as a panel, and f_b.
-        let (mut map, mut f, gated) = (maps.w0.clone(), maps.beta.clone(), saved.gated(b));
-        for (i, f) in f[..o].iter_mut().enumerate() {
-            *f += T::of(saved.second().s[i]) * saved.e[b * o + i];
-        }
-        let of_map = Product {
-            rows: c,
-            columns: o,
-            a_row: 1,
-            a_step: row,
-            b_row: o_row,
-            start: Start::Output,
-            out: map.as_mut_ptr(),
-            out_row: o_row,
-            rectifier: Rectifier::Identity,
-        };
-        let of_f = Product { rows: 1, a_step: 1, out: f.as_mut_ptr(), ..of_map };
-        let delta = &saved.delta[b * row..][..row];
-        // SAFETY: the panels of `maps` have C and m rows, `gated` has m, `map` C, and `f` whole vectors.
-        unsafe {
-            of_map.run::<V>(&[Chunk { a: gated.as_ptr(), b: maps.w2.as_ptr(), k: m }]);
-            of_f.run::<V>(&[Chunk { a: delta.as_ptr(), b: maps.w0.as_ptr(), k: c }]);
-        }
+        // M_bᵀ as a panel, f_b, and diag(a_b) V.
+        let (mut map, mut f, mut gated) = (maps.w0.clone(), maps.beta.clone(), saved.v.clone());
         let mut centred = Aligned::zeros(block(c, o) * c);
-        let first = pixels.start;
-        for block in blocks(pixels, block(c, o)) {
-            x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c);
-            let y = &mut y[(block.start - first) * o..][..block.len() * o];
-            prefetch_after::<T, V>(y);
-            let product = Product {
-                rows: block.len(),
+        let first = task.pixels().start;
+        for (b, pixels) in task.0 {
+            map.copy_from_slice(&maps.w0);
+            for i in 0..o {
+                f[i] = maps.beta[i] + T::of(saved.second().s[i]) * saved.e[b * o + i];
+            }
+            gate(&saved.v, &saved.a[b * m..][..m], &mut gated);
+            let of_map = Product {
+                rows: c,
                 columns: o,
-                a_row: c,
-                a_step: 1,
+                a_row: 1,
+                a_step: row,
                 b_row: o_row,
-                start: Start::Bias(f.as_ptr()),
-                out: y.as_mut_ptr(),
-                out_row: o,
-                rectifier,
+                start: Start::Output,
+                out: map.as_mut_ptr(),
+                out_row: o_row,
+                rectifier: Rectifier::Identity,
             };
-            // SAFETY: `centred` and `y` hold the block's rows, `map` C rows, `f` whole vectors.
-            unsafe { product.run::<V>(&[Chunk { a: centred.as_ptr(), b: map.as_ptr(), k: c }]) };
+            let of_f = Product { rows: 1, a_step: 1, out: f.as_mut_ptr(), ..of_map };
+            let delta = &saved.delta[b * row..][..row];
+            // SAFETY: the panels of `maps` have C and m rows, `gated` has m, `map` C, and `f` whole vectors.
+            unsafe {
+                of_map.run::<V>(&[Chunk { a: gated.as_ptr(), b: maps.w2.as_ptr(), k: m }]);
+                of_f.run::<V>(&[Chunk { a: delta.as_ptr(), b: maps.w0.as_ptr(), k: c }]);
+            }
+            for block in blocks(pixels, block(c, o)) {
+                let mean = &moments[b * (c + c * c)..][..c];
+                x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c);
+                let y = &mut y[(block.start - first) * o..][..block.len() * o];
+                prefetch_after::<T, V>(y);
+                let product = Product {
+                    rows: block.len(),
+                    columns: o,
+                    a_row: c,
+                    a_step: 1,
+                    b_row: o_row,
+                    start: Start::Bias(f.as_ptr()),
+                    out: y.as_mut_ptr(),
+                    out_row: o,
+                    rectifier,
+                };
+                // SAFETY: `centred` and `y` hold the block's rows, `map` C rows, `f` whole vectors.
+                unsafe { product.run::<V>(&[Chunk { a: centred.as_ptr(), b: map.as_ptr(), k: c }]) };
+            }
         }
     }
     // ANCHOR_END: apply

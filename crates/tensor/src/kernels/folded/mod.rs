@@ -110,19 +110,35 @@ fn grouped(n: usize, positions: usize, per_sample: bool) -> (usize, usize) {
     if per_sample { (n, positions) } else { (1, n * positions) }
 }
 
-/// The tasks of a pass over the pixels: each a sample, or a part of one where there are few.
-fn tasks(samples: usize, positions: usize) -> Vec<(usize, Range<usize>)> {
-    let parts = PIECES.div_ceil(samples.max(1));
-    (0..samples)
-        .flat_map(|b| {
-            let of_sample = ranges(positions, parts);
-            of_sample.into_iter().map(move |p| (b, b * positions + p.start..b * positions + p.end))
-        })
-        .collect()
+/// A task of a pass over the pixels: some samples, or a part of one where there are few. One after the other, they share
+/// the task's scratch.
+#[derive(Debug, Clone)]
+struct Task(Vec<(usize, Range<usize>)>);
+
+impl Task {
+    /// All tasks, in the order of the pixels.
+    fn all(samples: usize, positions: usize) -> Vec<Task> {
+        if samples >= PIECES {
+            let whole = |b| (b, b * positions..(b + 1) * positions);
+            return ranges(samples, PIECES).into_iter().map(|samples| Task(samples.map(whole).collect())).collect();
+        }
+        let parts = PIECES.div_ceil(samples.max(1));
+        let of_sample = |b| {
+            let part = move |p: Range<usize>| Task(vec![(b, b * positions + p.start..b * positions + p.end)]);
+            ranges(positions, parts).into_iter().map(part)
+        };
+        (0..samples).flat_map(of_sample).collect()
+    }
+
+    /// The pixels from the first sample's to the last one's.
+    fn pixels(&self) -> Range<usize> {
+        let end = |part: Option<&(usize, Range<usize>)>| part.map_or(0..0, |(_, pixels)| pixels.clone());
+        end(self.0.first()).start..end(self.0.last()).end
+    }
 }
 
 /// Adds up consecutive results of the same sample.
-fn join_parts<A>(parts: Vec<(usize, A)>, mut join: impl FnMut(&mut A, A)) -> Vec<A> {
+fn join_parts<A>(parts: impl IntoIterator<Item = (usize, A)>, mut join: impl FnMut(&mut A, A)) -> Vec<A> {
     let mut of_sample: Vec<A> = Vec::new();
     for (b, part) in parts {
         match of_sample.get_mut(b) {

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{block, blocks, grouped, join_parts, tasks};
+use super::{Task, block, blocks, grouped, join_parts};
 use crate::aligned::Aligned;
 use crate::kernels::moments::Sums;
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, total};
@@ -29,8 +29,8 @@ pub fn sample_moments<T: Real>(x: &Pending<T>, per_sample: bool) -> Result<Tenso
     }
     let loader = &x.loader();
     let work = x.z.len() * c;
-    let parts = run_tasks(tasks(samples, positions), work, |(b, pixels)| (b, dispatch(Gather { loader, pixels })));
-    let of_sample = join_parts(parts, |all, part| all.join(&part));
+    let parts = run_tasks(Task::all(samples, positions), work, |task| dispatch(Gather { loader, task }));
+    let of_sample = join_parts(parts.into_iter().flatten(), |all, part| all.join(&part));
     let mut rows = Vec::with_capacity(samples * (c + c * c));
     for of in of_sample {
         rows.extend(of.mean.iter().map(|&v| T::of(v)));
@@ -65,52 +65,57 @@ impl<T: Real> Moments<T> {
     }
 }
 
-/// The moments of a run of pixels, gathered around the first one.
+/// The moments of each sample, gathered around its first pixel.
 struct Gather<'a, T: Real> {
     loader: &'a Loader<'a, T>,
-    pixels: Range<usize>,
+    task: Task,
 }
 
 impl<T: Real> Kernel<T> for Gather<'_, T> {
-    type Output = Moments<T>;
+    type Output = Vec<(usize, Moments<T>)>;
 
     // ANCHOR: gather_moments
     #[inline(always)]
-    fn run<V: Vector<T>>(self) -> Moments<T> {
+    fn run<V: Vector<T>>(self) -> Self::Output {
         let c = self.loader.c;
         let row = panel_row(c);
-        let count = self.pixels.len() as f64;
-        let mut pivot = Aligned::zeros(row);
-        self.loader.load::<V>(self.pixels.start, 1, None, &mut pivot, row);
-        let (mut made, mut squares, mut sums) =
-            (Aligned::zeros(block(c, c) * row), Aligned::zeros(c * row), Aligned::zeros(row));
-        for block in blocks(self.pixels.clone(), block(c, c)) {
-            self.loader.load::<V>(block.start, block.len(), Some(&pivot[..c]), &mut made, row);
-            add_rows::<T, V>(&mut sums, &made[..block.len() * row]);
-            let product = Product {
-                rows: c,
-                columns: c,
-                a_row: 1,
-                a_step: row,
-                b_row: row,
-                start: Start::Output,
-                out: squares.as_mut_ptr(),
-                out_row: row,
-                rectifier: Rectifier::Identity,
-            };
-            // SAFETY: `made` holds the block's rows, `squares` C rows.
-            unsafe { product.run::<V>(&[Chunk { a: made.as_ptr(), b: made.as_ptr(), k: block.len() }]) };
+        let (mut pivot, mut made) = (Aligned::zeros(row), Aligned::zeros(block(c, c) * row));
+        let (mut squares, mut sums) = (Aligned::zeros(c * row), Aligned::zeros(row));
+        let mut of_samples = Vec::with_capacity(self.task.0.len());
+        for (b, pixels) in self.task.0 {
+            let count = pixels.len() as f64;
+            self.loader.load::<V>(pixels.start, 1, None, &mut pivot, row);
+            squares.fill(T::zero());
+            sums.fill(T::zero());
+            for block in blocks(pixels, block(c, c)) {
+                self.loader.load::<V>(block.start, block.len(), Some(&pivot[..c]), &mut made, row);
+                add_rows::<T, V>(&mut sums, &made[..block.len() * row]);
+                let product = Product {
+                    rows: c,
+                    columns: c,
+                    a_row: 1,
+                    a_step: row,
+                    b_row: row,
+                    start: Start::Output,
+                    out: squares.as_mut_ptr(),
+                    out_row: row,
+                    rectifier: Rectifier::Identity,
+                };
+                // SAFETY: `made` holds the block's rows, `squares` C rows.
+                unsafe { product.run::<V>(&[Chunk { a: made.as_ptr(), b: made.as_ptr(), k: block.len() }]) };
+            }
+            let distance: Vec<T> = sums[..c].iter().map(|&sum| sum / T::of(count)).collect();
+            let per_pixel = T::of(1.0 / count);
+            let mut covariance = Vec::with_capacity(c * c);
+            for i in 0..c {
+                let squares = squares[i * row..][..c].iter().zip(&distance);
+                covariance.extend(squares.map(|(&square, &d)| square * per_pixel - distance[i] * d));
+                covariance[i * c + i] = covariance[i * c + i].max(T::zero()); // rounding of a constant channel
+            }
+            let mean = distance.iter().zip(&pivot).map(|(d, pivot)| pivot.f64() + d.f64()).collect();
+            of_samples.push((b, Moments { count, mean, covariance }));
         }
-        let distance: Vec<T> = sums[..c].iter().map(|&sum| sum / T::of(count)).collect();
-        let per_pixel = T::of(1.0 / count);
-        let mut covariance = Vec::with_capacity(c * c);
-        for i in 0..c {
-            let squares = squares[i * row..][..c].iter().zip(&distance);
-            covariance.extend(squares.map(|(&square, &d)| square * per_pixel - distance[i] * d));
-            covariance[i * c + i] = covariance[i * c + i].max(T::zero()); // rounding of a constant channel
-        }
-        let mean = distance.iter().zip(&pivot).map(|(d, pivot)| pivot.f64() + d.f64()).collect();
-        Moments { count, mean, covariance }
+        of_samples
     }
     // ANCHOR_END: gather_moments
 }
@@ -147,50 +152,36 @@ pub fn sample_moments_backward<T: Real>(
     let gradient = site.map(|site| site.dy.loader());
     let o = gradient.as_ref().map_or(0, |dy| dy.c);
     let mut dx = Tensor::any(x.z.shape());
-    let tasks = tasks(samples, positions);
-    let pixels: Vec<Range<usize>> = tasks.iter().map(|(_, pixels)| pixels.clone()).collect();
+    let tasks = Task::all(samples, positions);
+    let pixels: Vec<Range<usize>> = tasks.iter().map(Task::pixels).collect();
     let parts = parts_mut(dx.as_mut_slice(), &pixels, c);
     let loader = &x.loader();
-    let (row, of_map) = (panel_row(c), o * panel_row(c));
-    let sums = run_tasks(tasks.into_iter().zip(parts).collect(), x.z.len() * (c + o), |((b, pixels), dx)| {
-        let mean = &moments.as_slice()[b * (c + c * c)..][..c];
-        let (dmean, dcov) = grad.as_slice()[b * (c + c * c)..][..c + c * c].split_at(c);
-        let per_position = T::of(1.0 / positions as f64);
-        // 2/P sym(dC_b), as a panel.
-        let mut symmetric = Aligned::zeros(c * row);
-        for (i, symmetric) in symmetric.chunks_exact_mut(row).enumerate() {
-            for j in 0..c {
-                symmetric[j] = per_position * (dcov[i * c + j] + dcov[j * c + i]);
-            }
-        }
-        let mut h = Aligned::zeros(row);
-        for (i, h) in h[..c].iter_mut().enumerate() {
-            let drift = site.map_or(T::zero(), |site| site.drift[b * row + i]);
-            *h = (dmean[i] - drift) * per_position;
-        }
+    let spread = |(task, dx)| {
         dispatch(Spread {
             x: loader,
-            mean,
-            dy: gradient.as_ref().zip(site).map(|(dy, site)| (dy, &site.maps.as_slice()[b * of_map..][..of_map])),
-            dcov: &symmetric,
-            h: &h,
-            pixels,
+            moments: moments.as_slice(),
+            grad: grad.as_slice(),
+            site: gradient.as_ref().zip(site),
+            per_position: T::of(1.0 / positions as f64),
+            task,
             dx,
         })
-    });
+    };
+    let sums = run_tasks(tasks.into_iter().zip(parts).collect(), x.z.len() * (c + o), spread);
     Ok(MaskedGrad { dy: dx, sums: total(sums, loader) })
 }
 
-/// (ft.8) for a run of pixels of one sample.
+/// (ft.8), sample by sample.
 struct Spread<'a, T: Real> {
     x: &'a Loader<'a, T>,
-    mean: &'a [T],
-    /// dy and the panel M_b.
-    dy: Option<(&'a GradLoader<'a, T>, &'a [T])>,
-    /// 2/P sym(dC_b).
-    dcov: &'a [T],
-    h: &'a [T],
-    pixels: Range<usize>,
+    /// μ_b and C_b of all samples, and their gradients.
+    moments: &'a [T],
+    grad: &'a [T],
+    /// dy, and the site that has read the map.
+    site: Option<(&'a GradLoader<'a, T>, &'a MomentsGrad<T>)>,
+    /// 1/P.
+    per_position: T,
+    task: Task,
     dx: &'a mut [T],
 }
 
@@ -200,39 +191,53 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
     // ANCHOR: spread
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Sums {
-        let Spread { x, mean, dy, dcov, h, pixels, dx } = self;
+        let Spread { x, moments, grad, site, per_position, task, dx } = self;
         let c = x.c;
-        let o = dy.map_or(c, |(dy, _)| dy.c);
+        let o = site.map_or(c, |(dy, _)| dy.c);
         let (c_row, o_row) = (panel_row(c), panel_row(o));
         let mut sums = Sums::zeros(c);
         let (mut centred, mut dz) = (Aligned::zeros(block(c, o) * c_row), Aligned::zeros(block(c, o) * o_row));
-        let first = pixels.start;
-        for block in blocks(pixels, block(c, o)) {
-            x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
-            let dx = &mut dx[(block.start - first) * c..][..block.len() * c];
-            prefetch_after::<T, V>(dx);
-            let mut product = Product {
-                rows: block.len(),
-                columns: c,
-                a_row: c_row,
-                a_step: 1,
-                b_row: c_row,
-                start: Start::Bias(h.as_ptr()),
-                out: dx.as_mut_ptr(),
-                out_row: c,
-                rectifier: Rectifier::Identity,
-            };
-            // SAFETY: `centred`, `dz` and `dx` hold the block's rows, the panels C and Cout rows, `h` whole vectors.
-            unsafe {
-                product.run::<V>(&[Chunk { a: centred.as_ptr(), b: dcov.as_ptr(), k: c }]);
-                if let Some((dy, maps)) = dy {
-                    dy.load::<V>(block.start, block.len(), &mut dz, o_row);
-                    product.start = Start::Output;
-                    product.a_row = o_row;
-                    product.run::<V>(&[Chunk { a: dz.as_ptr(), b: maps.as_ptr(), k: o }]);
+        // 2/P sym(dC_b) as a panel, and h_b.
+        let (mut symmetric, mut h) = (Aligned::zeros(c * c_row), Aligned::zeros(c_row));
+        let first = task.pixels().start;
+        for (b, pixels) in task.0 {
+            let mean = &moments[b * (c + c * c)..][..c];
+            let (dmean, dcov) = grad[b * (c + c * c)..][..c + c * c].split_at(c);
+            for (i, symmetric) in symmetric.chunks_exact_mut(c_row).enumerate() {
+                for j in 0..c {
+                    symmetric[j] = per_position * (dcov[i * c + j] + dcov[j * c + i]);
                 }
+                let drift = site.map_or(T::zero(), |(_, site)| site.drift[b * c_row + i]);
+                h[i] = (dmean[i] - drift) * per_position;
             }
-            x.finish::<V>(block.start, dx, &mut sums);
+            for block in blocks(pixels, block(c, o)) {
+                x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
+                let dx = &mut dx[(block.start - first) * c..][..block.len() * c];
+                prefetch_after::<T, V>(dx);
+                let mut product = Product {
+                    rows: block.len(),
+                    columns: c,
+                    a_row: c_row,
+                    a_step: 1,
+                    b_row: c_row,
+                    start: Start::Bias(h.as_ptr()),
+                    out: dx.as_mut_ptr(),
+                    out_row: c,
+                    rectifier: Rectifier::Identity,
+                };
+                // SAFETY: `centred`, `dz` and `dx` hold the block's rows, the panels C and Cout rows, `h` whole vectors.
+                unsafe {
+                    product.run::<V>(&[Chunk { a: centred.as_ptr(), b: symmetric.as_ptr(), k: c }]);
+                    if let Some((dy, site)) = site {
+                        let maps = &site.maps.as_slice()[b * o * c_row..][..o * c_row];
+                        dy.load::<V>(block.start, block.len(), &mut dz, o_row);
+                        product.start = Start::Output;
+                        product.a_row = o_row;
+                        product.run::<V>(&[Chunk { a: dz.as_ptr(), b: maps.as_ptr(), k: o }]);
+                    }
+                }
+                x.finish::<V>(block.start, dx, &mut sums);
+            }
         }
         sums
     }
