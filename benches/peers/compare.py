@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -46,10 +47,25 @@ def options():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rows", default="", help="a regular expression over e.g. `smallnet mdconv train 128 2t`")
     parser.add_argument("--contenders", default="", help="a regular expression over the names in the table")
+    more = "one more, see README.md; several are allowed"
+    parser.add_argument("--contender", type=outsider, action="append", default=[], metavar="NAME=COMMAND", help=more)
     parser.add_argument("--timeout", type=float, default=300, help="seconds of one run, compilation included")
     parser.add_argument("--no-realtime", action="store_true", help="measure without SCHED_FIFO")
     parser.add_argument("--table", type=pathlib.Path, nargs="+", help="only print the table of these files")
     return parser.parse_args()
+
+
+def outsider(text):
+    """Name and words of a contender from outside; the words may hold `{model}` and the other fields of a row."""
+    title, _, command = text.partition("=")
+    words = shlex.split(command)
+    try:
+        [word.format(**dict.fromkeys((*Row._fields, "seconds"), 0)) for word in words]
+    except (KeyError, IndexError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error} is no field of a row: {', '.join(Row._fields)}, seconds")
+    if not (title and words):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=COMMAND")
+    return title, words
 
 
 def name(row):
@@ -79,6 +95,9 @@ def contenders(row, args):
             all_of_them.append((title + suffix, peer + variant + layout + common, ALLOCATOR))
     if row.mode == "infer":
         all_of_them.append(("onnxruntime", peer + ["onnxruntime", "--onnx", onnx_file(row, args)] + common, {}))
+    for title, words in args.contender:
+        words = [word.format(**row._asdict(), seconds=args.seconds) for word in words]
+        all_of_them.append((title, realtime(args) + words, {}))
     return [one for one in all_of_them if re.search(args.contenders, one[0])]
 
 
@@ -118,9 +137,18 @@ def run(command, extra, args):
         return {"error": str(error)}
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
-        return json.loads(lines[-1])
+        return parsed(lines[-1])
     said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
     return {"error": next((text for text in said if text.startswith("error:")), said[-1])}
+
+
+def parsed(text):
+    try:
+        result = json.loads(text)
+        missing = {"ms_median", "peak_rss_mib"} - result.keys()
+    except (ValueError, AttributeError):
+        return {"error": f"its last line is no JSON object: {text}"}
+    return {"error": f"it says nothing of {', '.join(sorted(missing))}"} if missing else result
 
 
 def measure(args):
