@@ -10,6 +10,7 @@ mod suite {
     mod golden;
     mod import;
     mod initial_values;
+    mod kinds;
     mod program;
     mod resume;
     mod sabotage;

@@ -7,6 +7,8 @@
 //!   = s W_b * x + s W_2 A (W_1 * x + b_1) + β + s (b_b + b_2 − μ)                  (fold.3)
 //! ```
 
+pub mod kernels;
+
 use gatefold_tensor::kernels::compose::compose_kernels;
 use gatefold_tensor::{Real, Result, Tensor};
 

@@ -32,6 +32,25 @@ impl Backbone {
     pub fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
+
+    /// The extent of the kernels at its replaceable sites.
+    pub fn replaced_kernel(self) -> usize {
+        if self == Backbone::ResNet18 { 3 } else { 1 }
+    }
+
+    /// Whether that kind of convolution fits its replaceable sites.
+    ///
+    /// # Errors
+    /// What does not fit, and which backbone would.
+    pub fn check(self, conv: &ConvKind) -> Result<(), String> {
+        let (kind, name, k) = (conv.name(), self.name(), self.replaced_kernel());
+        if conv.smallest_kernel() > k {
+            return Err(format!(
+                "{kind} needs kernels larger than {k}x{k}, which {name} replaces; use `--model resnet18`"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// How an image becomes an input: `(pixel/maximum − mean)/std`, per channel.
@@ -91,7 +110,8 @@ impl Description {
         if mean.len() != c || std.len() != c || *maximum == 0 {
             return Err(format!("{} means and {} deviations for {c} channels", mean.len(), std.len()));
         }
-        self.conv.check()
+        self.conv.check()?;
+        self.backbone.check(&self.conv)
     }
 }
 

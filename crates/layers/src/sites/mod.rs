@@ -3,13 +3,17 @@
 //!
 //! A new system is one file here, one variant of [`ConvKind`] and one line in each of its two lists.
 
+mod acnet;
 mod condconv;
 mod dcd;
 mod dyconv;
 mod dynamicfilter;
+mod expandnet;
 mod folded;
 mod generated;
 mod multi_layer;
+mod parallel;
+mod repvgg;
 mod se;
 mod spec;
 mod static_conv;
@@ -20,13 +24,17 @@ use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 use serde::{Deserialize, Serialize};
 
+pub use acnet::{AcBlock, AcNet};
 pub use condconv::{CondConv, Routed};
 pub use dcd::{Dcd, Decomposed, DecomposedKernel, Head, Projection};
 pub use dyconv::{DyConv, Kernels};
 pub use dynamicfilter::{DynamicFilter, Filters};
+pub use expandnet::{ExpandNet, ExpandedConv, Padding};
 pub use folded::{CompactDynamic, Evaluation, Folded, FoldedConv};
 pub use generated::{Experts, FoldedGenerated, Generated, Generator};
 pub use multi_layer::{BranchActivation, Form, MaConv, MdConv, MultiLayer};
+pub use parallel::ConvBn;
+pub use repvgg::{Identity, RepVgg, RepVggBlock};
 pub use se::{Se, SqueezeExcite};
 pub use spec::{Cost, SiteSpec};
 pub use static_conv::StaticConv;
@@ -105,6 +113,12 @@ pub enum ConvKind {
     DynamicFilter(DynamicFilter),
     /// Squeeze-and-excitation behind the convolution.
     Se(Se),
+    /// ExpandNet's row of three convolutions.
+    ExpandNet(ExpandNet),
+    /// ACNet's square, column and row.
+    AcNet(AcNet),
+    /// RepVGG's k x k, 1 x 1 and identity.
+    RepVgg(RepVgg),
 }
 
 /// The static convolution has no options.
@@ -114,8 +128,20 @@ pub struct Static {}
 
 impl ConvKind {
     /// The names of all kinds, as the command line takes them.
-    pub const NAMES: &[&str] =
-        &["static", "maconv", "mdconv", "dyconv", "condconv", "weightnet", "dcd", "dynamicfilter", "se"];
+    pub const NAMES: &[&str] = &[
+        "static",
+        "maconv",
+        "mdconv",
+        "dyconv",
+        "condconv",
+        "weightnet",
+        "dcd",
+        "dynamicfilter",
+        "se",
+        "expandnet",
+        "acnet",
+        "repvgg",
+    ];
 
     /// The kind of that name with its default options; `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
@@ -129,6 +155,9 @@ impl ConvKind {
             "dcd" => ConvKind::Dcd(Dcd::default()),
             "dynamicfilter" => ConvKind::DynamicFilter(DynamicFilter::default()),
             "se" => ConvKind::Se(Se::default()),
+            "expandnet" => ConvKind::ExpandNet(ExpandNet::default()),
+            "acnet" => ConvKind::AcNet(AcNet::default()),
+            "repvgg" => ConvKind::RepVgg(RepVgg::default()),
             _ => return None,
         })
     }
@@ -145,6 +174,9 @@ impl ConvKind {
             ConvKind::Dcd(_) => "dcd",
             ConvKind::DynamicFilter(_) => "dynamicfilter",
             ConvKind::Se(_) => "se",
+            ConvKind::ExpandNet(_) => "expandnet",
+            ConvKind::AcNet(_) => "acnet",
+            ConvKind::RepVgg(_) => "repvgg",
         }
     }
 
@@ -163,7 +195,15 @@ impl ConvKind {
             ConvKind::Dcd(options) => options.check(),
             ConvKind::DynamicFilter(options) => options.check(),
             ConvKind::Se(options) => options.check(),
+            ConvKind::ExpandNet(options) => options.check(),
+            ConvKind::AcNet(options) => options.check(),
+            ConvKind::RepVgg(options) => options.check(),
         }
+    }
+
+    /// The least extent of a kernel that this kind can replace.
+    pub fn smallest_kernel(&self) -> usize {
+        if matches!(self, ConvKind::AcNet(_) | ConvKind::RepVgg(_)) { 3 } else { 1 }
     }
 
     /// A new site of this kind, or a static one where the place is not replaceable.
@@ -181,6 +221,9 @@ impl ConvKind {
             ConvKind::Dcd(options) if spec.replaceable => Box::new(options.build(spec, init)?),
             ConvKind::DynamicFilter(options) if spec.replaceable => Box::new(options.build(spec, init)?),
             ConvKind::Se(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::ExpandNet(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::AcNet(options) if spec.replaceable => Box::new(options.build(spec, init)?),
+            ConvKind::RepVgg(options) if spec.replaceable => Box::new(options.build(spec, init)?),
             _ => Box::new(StaticConv::new(spec, init)),
         })
     }

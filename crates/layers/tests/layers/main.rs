@@ -5,5 +5,6 @@ mod forms;
 mod gates;
 mod generated;
 mod gradients;
+mod reparameterised;
 mod statistics;
 mod support;

@@ -144,7 +144,8 @@ impl Config {
             }
             checked => checked?,
         }
-        self.conv.check().or_else(|why| fail("conv.", format!("`conv`: {why}")))
+        let fits = self.conv.check().and_then(|()| self.backbone.check(&self.conv));
+        fits.or_else(|why| fail("conv.", format!("`conv`: {why}")))
     }
 }
 
