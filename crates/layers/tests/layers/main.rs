@@ -1,5 +1,6 @@
 //! The layers and sites from outside: gradients, the identity of two forms, folds, gates and statistics.
 
+mod folded;
 mod folds;
 mod forms;
 mod gates;
