@@ -25,6 +25,8 @@
 mod backward;
 mod forward;
 mod moments;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
