@@ -78,7 +78,7 @@ for chapter in "$src"/*.md; do
         [ -n "$number" ] || continue
         checked=$((checked + 1))
         grep -rqF --include='*.rs' "($number)" crates || fail "$chapter:$line: equation ($number) stands nowhere in the code"
-    done < <(matches "$chapter" '[({](ad|bn|compose|conv|fold|md)\.[0-9]+[)}]' | tr -d '(){}')
+    done < <(matches "$chapter" '[({](ad|bn|compose|conv|fold|ft|md|pend)\.[0-9]+[)}]' | tr -d '(){}')
 
     # Links.
     while IFS=: read -r line target; do
