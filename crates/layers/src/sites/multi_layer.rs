@@ -362,7 +362,7 @@ pub(super) struct Parts<T: Real> {
 /// Whether a training step of n samples with P positions costs less folded than expanded: multiply-accumulates by what
 /// one costs in each kind of loop, and passes over memory, in nanoseconds on one core.
 ///
-/// The constants are fitted by `benches/folding.py` to the times of `benches/folding.rs` (AMD EPYC Zen 4, AVX-512, f32, with
+/// The constants are fitted by `benches/folding.py` to the times of `benches/folding.rs` (AMD EPYC Zen 5, AVX-512, f32, with
 /// bypass). Of its 264 places, branches and batches this picks the faster form at 96 %, and loses 16 % at worst and 0.3 %
 /// on average.
 // ANCHOR: folding_pays
