@@ -59,7 +59,7 @@ def main():
             train += ["--conv", kind, "--epochs", args.epochs, "--out", out]
             # 3: NOT FOLDABLE, which is the right answer of some kinds.
             printed = run(train, statuses=(0, 3)).splitlines()
-            verdict = next((line for line in printed[::-1] if line.startswith(("EQUAL", "NOT"))), "?").split(":")[0]
+            verdict = next((line for line in printed[::-1] if line.startswith(("EQUAL", "NOT"))), "?").split(":")[0].split(" over")[0]
             epochs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
             first, last = epochs[0]["train_loss"], epochs[-1]["train_loss"]
             counts = json.loads(run([args.gatefold, "summary", *network, "--conv", kind, "--json"]))
