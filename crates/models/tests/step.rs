@@ -1,4 +1,6 @@
-//! A training step of SmallNet from outside: what its profile names.
+//! A training step of SmallNet from outside: where its memory comes from, and what its profile names.
+//!
+//! The pools belong to the process and to an element type, so each test here has a type of its own.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +8,10 @@ use gatefold_autograd::profile::{Event, profile};
 use gatefold_layers::{ConvKind, Cx, Init};
 use gatefold_models::{Network, SmallNet};
 use gatefold_tensor::Real;
+use gatefold_tensor::pool::Pooled;
 use gatefold_tensor::random::randn;
 
+const KINDS: [&str; 3] = ["static", "maconv", "mdconv"];
 const BATCH: usize = 16;
 
 fn net<T: Real>(kind: &str) -> impl Network<T> {
@@ -22,6 +26,20 @@ fn step<T: Real>(net: &mut impl Network<T>, seed: u64) {
     let loss = net.forward(&cx, &images).unwrap().cross_entropy(&labels, 0.0).unwrap();
     cx.backward(&loss).unwrap();
     cx.into_statistics().apply(net).unwrap();
+}
+
+#[test]
+fn the_third_step_asks_the_system_for_nothing() {
+    let pool = f32::pool();
+    for kind in KINDS {
+        let (mut net, before) = (net::<f32>(kind), pool.allocated());
+        step(&mut net, 0);
+        step(&mut net, 1);
+        let warm = pool.allocated();
+        (2..8).for_each(|seed| step(&mut net, seed));
+        assert_eq!(pool.allocated(), warm, "{kind}");
+        assert!(kind != KINDS[0] || warm > before, "{kind}: maps of a batch come from the pool");
+    }
 }
 
 #[test]

@@ -92,16 +92,21 @@ impl<T> Drop for Huge<T> {
     }
 }
 
-/// The idle buffers of one element type: never more than half again of what was ever in use at once. (A buffer may serve
-/// a smaller map, so that a step needs more buffers than it has maps alive.)
+/// A buffer that has waited through so many requests belongs to no step that is still being taken.
+const PATIENCE: usize = 1 << 12;
+
+/// The idle buffers of one element type. Beyond half again of what was ever in use at once, those go that nobody has
+/// wanted for long. (A buffer may serve a smaller map, so that a step needs more buffers than it has maps alive; how many
+/// more depends on the order of its maps.)
 pub struct Pool<T> {
     state: Mutex<State<T>>,
     allocated: AtomicUsize,
 }
 
 struct State<T> {
-    /// The one that waits longest first.
-    idle: Vec<Memory<T>>,
+    /// The one that waits longest first, with the request after which it was given back.
+    idle: Vec<(usize, Memory<T>)>,
+    requests: usize,
     /// Elements handed out, now and at most.
     used: usize,
     most_used: usize,
@@ -111,7 +116,7 @@ impl<T: Real> Pool<T> {
     /// An empty pool.
     #[must_use]
     pub const fn new() -> Self {
-        let state = State { idle: Vec::new(), used: 0, most_used: 0 };
+        let state = State { idle: Vec::new(), requests: 0, used: 0, most_used: 0 };
         Pool { state: Mutex::new(state), allocated: AtomicUsize::new(0) }
     }
 
@@ -127,9 +132,10 @@ impl<T: Real> Pool<T> {
         }
         let mut state = self.lock();
         let fits = |buffer: &Memory<T>| (len..2 * len).contains(&buffer.len());
-        let candidates = state.idle.iter().enumerate().filter(|(_, buffer)| fits(buffer));
-        let best = candidates.min_by_key(|(_, buffer)| buffer.len()).map(|(at, _)| at);
-        let buffer = best.map(|at| state.idle.remove(at));
+        let candidates = state.idle.iter().enumerate().filter(|(_, (_, buffer))| fits(buffer));
+        let best = candidates.min_by_key(|(_, (_, buffer))| buffer.len()).map(|(at, _)| at);
+        let buffer = best.map(|at| state.idle.remove(at).1);
+        state.requests += 1;
         state.used += buffer.as_ref().map_or(len, Memory::len);
         state.most_used = state.most_used.max(state.used);
         drop(state);
@@ -146,10 +152,11 @@ impl<T: Real> Pool<T> {
         }
         let mut state = self.lock();
         state.used -= buffer.len();
-        state.idle.push(buffer);
-        let mut elements: usize = state.idle.iter().map(Memory::len).sum();
-        while elements > state.most_used + state.most_used / 2 {
-            elements -= state.idle.remove(0).len();
+        let now = state.requests;
+        state.idle.push((now, buffer));
+        let mut elements: usize = state.idle.iter().map(|(_, buffer)| buffer.len()).sum();
+        while elements > state.most_used + state.most_used / 2 && now - state.idle[0].0 > PATIENCE {
+            elements -= state.idle.remove(0).1.len();
         }
     }
 
@@ -216,11 +223,16 @@ mod tests {
     #[test]
     fn the_pool_does_not_hoard() {
         let pool = Pool::<f64>::new();
+        let idle = || pool.lock().idle.iter().map(|(_, buffer)| buffer.len()).collect::<Vec<_>>();
         for len in [10_000, 25_000, 60_000] {
             pool.give(pool.take(len));
         }
+        assert_eq!(idle(), [10_000, 25_000, 60_000]); // more than 90,000, but wanted a moment ago
+        for _ in 0..=PATIENCE {
+            pool.give(pool.take(60_000));
+        }
+        assert_eq!(idle(), [25_000, 60_000]);
         let state = pool.lock();
-        let idle: Vec<usize> = state.idle.iter().map(Memory::len).collect();
-        assert_eq!((idle, state.used, state.most_used), (vec![25_000, 60_000], 0, 60_000)); // of 95,000 at most 90,000
+        assert_eq!((state.used, state.most_used), (0, 60_000));
     }
 }
