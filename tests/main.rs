@@ -14,4 +14,5 @@ mod suite {
     mod program;
     mod resume;
     mod sabotage;
+    mod training_options;
 }

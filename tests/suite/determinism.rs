@@ -7,19 +7,24 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::cifar10;
-use super::program::{Folder, Said, assert_same_run, epochs};
+use super::program::{EVERY_OPTION, Folder, Said, assert_same_run, epochs};
 
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
     let folder = Folder::new();
     cifar10::write(&folder, 40);
-    for (conv, set) in
-        [("static", "digits"), ("maconv", "digits"), ("mdconv", "digits"), ("mdconv", "cifar10 --data-dir .")]
-    {
+    for (conv, set, options) in [
+        ("static", "digits", ""),
+        ("maconv", "digits", ""),
+        ("mdconv", "digits", ""),
+        ("mdconv", "cifar10 --data-dir .", ""),
+        ("mdconv", "digits", EVERY_OPTION),
+    ] {
         let train = |out: &str| {
-            format!("train {set} --conv {conv} --limit 200 --batch-size 48 --epochs 2 --steps 8 --lr 0.05 --out {out}")
+            let sizes = "--limit 200 --batch-size 48 --epochs 2 --steps 8 --lr 0.05";
+            format!("train {set} --conv {conv} {sizes} {options} --out {out}")
         };
-        let place = |threads: &str| format!("{conv}-{}-{threads}", &set[..3]);
+        let place = |threads: &str| format!("{conv}-{}-{}-{threads}", &set[..3], options.len());
         folder.run(&format!("--threads 1 {}", train(&place("1"))));
         folder.run(&format!("--threads 3 {}", train(&place("3"))));
         for threads in ["1", "2"] {
@@ -40,9 +45,19 @@ const LONG: &str = "train --conv mdconv --batch-size 4 --epochs 3";
 
 #[test]
 fn a_run_that_is_killed_goes_on_to_the_same_bits() {
+    killed_runs_go_on(LONG);
+}
+
+#[test]
+fn a_run_with_every_option_that_is_killed_goes_on_to_the_same_bits() {
+    // The last batch, too, has two images in each of its parts.
+    killed_runs_go_on(&format!("train --conv mdconv --batch-size 6 --epochs 3 --lr 0.02 {EVERY_OPTION}"));
+}
+
+fn killed_runs_go_on(train: &str) {
     let folder = Folder::new();
-    folder.run(&format!("{LONG} --out whole"));
-    let mut words = format!("{LONG} --out killed");
+    folder.run(&format!("{train} --out whole"));
+    let mut words = format!("{train} --out killed");
     for kill in 0..3_u64 {
         let before = std::fs::read(folder.path("killed/checkpoints/last.safetensors")).ok();
         let mut child = start(&folder, &words);
@@ -69,9 +84,18 @@ fn a_run_that_is_killed_goes_on_to_the_same_bits() {
 
 #[test]
 fn a_run_that_is_interrupted_writes_a_checkpoint_and_goes_on_to_the_same_bits() {
+    interrupted_runs_go_on(LONG);
+}
+
+#[test]
+fn a_run_with_every_option_that_is_interrupted_goes_on_to_the_same_bits() {
+    interrupted_runs_go_on(&format!("train --conv mdconv --batch-size 6 --epochs 3 --lr 0.02 {EVERY_OPTION}"));
+}
+
+fn interrupted_runs_go_on(train: &str) {
     let folder = Folder::new();
-    folder.run(&format!("{LONG} --out whole"));
-    let (mut words, mut interrupts, mut within) = (format!("{LONG} --out stopped"), 0, 0);
+    folder.run(&format!("{train} --out whole"));
+    let (mut words, mut interrupts, mut within) = (format!("{train} --out stopped"), 0, 0);
     // Until two have come between two batches of an epoch, and not between two epochs.
     while within < 2 {
         assert!(interrupts < 10, "no signal came within an epoch");

@@ -94,6 +94,11 @@ impl Said {
     }
 }
 
+/// The configuration that a run has resolved.
+pub fn config(folder: &Folder, run: &str) -> toml::Table {
+    String::from_utf8(folder.read(&format!("{run}/config.toml"))).unwrap().parse().unwrap()
+}
+
 /// The epochs of a run by its `metrics.csv`, without what depends on the clock.
 pub fn epochs(folder: &Folder, run: &str) -> Vec<Vec<String>> {
     let text = String::from_utf8(folder.read(&format!("{run}/metrics.csv"))).unwrap();
@@ -114,8 +119,14 @@ pub fn assert_same_run(folder: &Folder, a: &str, b: &str) {
         let of = |run: &str| folder.read(&format!("{run}/{file}"));
         assert!(of(a) == of(b), "{file} differs between {a} and {b}");
     }
+    let averaged = |run: &str| std::fs::read(folder.path(&format!("{run}/ema.safetensors"))).ok();
+    assert!(averaged(a) == averaged(b), "ema.safetensors differs between {a} and {b}");
     assert_eq!(epochs(folder, a), epochs(folder, b), "{a} and {b}");
 }
+
+/// Every option that changes how a network is trained, away from its default.
+pub const EVERY_OPTION: &str =
+    "--weight-decay-scope kernels --clip-norm 0.5 --label-smoothing 0.1 --mixup 0.3 --ema 0.9 --bn-parts 2";
 
 /// The files that a folder holds, in order.
 pub fn names(folder: &Path) -> Vec<String> {

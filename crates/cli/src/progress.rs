@@ -46,8 +46,9 @@ impl Watch for Progress {
     }
 
     fn epoch(&mut self, epoch: &Epoch) {
+        let averaged = epoch.ema_accuracy.map_or_else(String::new, |accuracy| format!(" (averaged {accuracy:.2} %)"));
         let line = format!(
-            "epoch {:3}  lr {:.5}  train loss {:.4} accuracy {:.2} %  test loss {:.4} accuracy {:.2} %  {:.0} images/s",
+            "epoch {:3}  lr {:.5}  train loss {:.4} accuracy {:.2} %  test loss {:.4} accuracy {:.2} %{averaged}  {:.0} images/s",
             epoch.epoch,
             epoch.lr,
             epoch.train_loss,

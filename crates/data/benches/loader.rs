@@ -23,7 +23,7 @@ fn batches(c: &mut Criterion) {
     let mut group = c.benchmark_group("batches of 128 x 3 x 32 x 32");
     group.throughput(Throughput::Elements(IMAGES as u64)).sample_size(20);
     for (name, augment) in [("as they are", None), ("pad 2 and flip", Some(Augment { pad: 2, flip: true }))] {
-        let options = Options { batch_size: 128, seed: 0, shuffle: true, augment };
+        let options = Options { batch_size: 128, seed: 0, shuffle: true, augment, mixup: None };
         group.bench_function(name, |b| {
             b.iter(|| {
                 let mut loader = Loader::<f32>::new(&data, &normalisation, &options, 0, 0).expect("the options fit");

@@ -10,7 +10,7 @@
 //! use gatefold_data::{Kind, Loader, Options, load};
 //!
 //! let digits = load(Kind::Digits, Path::new("unused by an embedded set"), None)?;
-//! let options = Options { batch_size: 64, seed: 0, shuffle: true, augment: Some(Kind::Digits.augment()) };
+//! let options = Options { batch_size: 64, seed: 0, shuffle: true, augment: Some(Kind::Digits.augment()), mixup: None };
 //! let train = Arc::new(digits.split.train);
 //! for batch in Loader::<f32>::new(&train, &digits.normalisation, &options, 0, 0)? {
 //!     let batch = batch?;
@@ -24,6 +24,7 @@ pub mod catalogue;
 mod dataset;
 mod error;
 mod loader;
+mod mixup;
 mod normalisation;
 mod options;
 mod photos;
@@ -34,6 +35,7 @@ pub use augment::Augment;
 pub use dataset::{Dataset, Split};
 pub use error::{Error, ErrorKind, Result};
 pub use loader::{Batch, Loader, Options};
+pub use mixup::{Mixed, Mixup};
 pub use normalisation::Normalisation;
 pub use options::{Crop, EmnistSplit, Labels, MAX_INPUT, Request, Resize, SetOptions};
 pub use sets::{Kind, Loaded, load};

@@ -12,8 +12,9 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::mixup::mix;
 use crate::prefetch::Prefetch;
-use crate::{Augment, Dataset, Error, Normalisation, Result};
+use crate::{Augment, Dataset, Error, Mixed, Mixup, Normalisation, Result};
 
 /// A few images and their labels.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,27 +23,31 @@ pub struct Batch<T: Real> {
     pub images: Tensor<T>,
     /// The class of each image.
     pub labels: Vec<usize>,
+    /// What the images are mixed with, if they are.
+    pub mixed: Option<Mixed>,
     /// Where each image stands in its [`Dataset`].
     pub indices: Vec<usize>,
 }
 
 /// How an epoch is cut into batches.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Images in a batch; the last one may be smaller and is served too.
     pub batch_size: usize,
-    /// The seed of the order and of the augmentation.
+    /// The seed of the order, of the augmentation and of mixup.
     pub seed: u64,
     /// Whether each epoch has an order of its own; file order otherwise.
     pub shuffle: bool,
     /// What is done to the images at random, if anything.
     pub augment: Option<Augment>,
+    /// Whether batches are mixed with themselves.
+    pub mixup: Option<Mixup>,
 }
 
 impl Options {
     /// For evaluation: file order, images as they are.
     pub fn evaluation(batch_size: usize) -> Self {
-        Options { batch_size, seed: 0, shuffle: false, augment: None }
+        Options { batch_size, seed: 0, shuffle: false, augment: None, mixup: None }
     }
 }
 
@@ -191,8 +196,13 @@ impl<T: Real> Maker<T> {
                 indices.par_iter().zip(images.as_mut_slice().par_chunks_exact_mut(c * h * w)).try_for_each(make)
             })?,
         }
-        let labels = indices.iter().map(|&index| self.data.labels()[index]).collect();
-        Ok(Batch { images, labels, indices: indices.to_vec() })
+        let labels: Vec<usize> = indices.iter().map(|&index| self.data.labels()[index]).collect();
+        let mixed = self.options.mixup.map(|mixup| {
+            let (share, partners) = mixup.draw(self.options.seed, epoch, batch, labels.len());
+            mix(&mut images, share, &partners);
+            Mixed { share, labels: partners.iter().map(|&partner| labels[partner]).collect() }
+        });
+        Ok(Batch { images, labels, mixed, indices: indices.to_vec() })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use gatefold_autograd::{BatchNormStats, Tape, Var};
 use gatefold_tensor::{Real, Result, Tensor};
@@ -136,6 +137,27 @@ impl<T: Real> ParamGradients<T> {
     /// The gradient of `param`; `None` if the loss does not depend on it.
     pub fn get(&self, param: &Param<T>) -> Option<&Tensor<T>> {
         self.of.get(&param.id())
+    }
+
+    /// Adds the gradients of another loss at the same parameters.
+    ///
+    /// # Errors
+    /// Two gradients of one parameter with different shapes.
+    pub fn add(&mut self, other: Self) -> Result<()> {
+        for (id, gradient) in other.of {
+            match self.of.entry(id) {
+                Entry::Occupied(mut sum) => sum.get_mut().zip_apply(&gradient, |a, b| *a += b)?,
+                Entry::Vacant(none) => {
+                    none.insert(gradient);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Multiplies every gradient.
+    pub fn scale(&mut self, factor: T) {
+        self.of.values_mut().for_each(|gradient| gradient.as_mut_slice().iter_mut().for_each(|g| *g *= factor));
     }
 }
 

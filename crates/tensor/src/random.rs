@@ -18,6 +18,8 @@ pub enum Purpose {
     Augment = 3,
     /// Test inputs and random projections.
     Test = 4,
+    /// Mixup; `a` is the epoch, `b` the batch.
+    Mixup = 5,
 }
 
 /// The stream named by `(seed, purpose, a, b)`.

@@ -132,7 +132,7 @@ fn training<T: Real>(config: &Config, model: &mut Model<T>, images: &Tensor<T>, 
     let mut sgd = Sgd::new(config.momentum, config.weight_decay);
     // A fixed assignment that no pixel knows of: as hard to learn as a drawn one.
     let labels: Vec<usize> = (0..config.batch_size).map(|image| image % CLASSES).collect();
-    let batch = Step { images, labels: &labels, label_smoothing: config.label_smoothing, lr: config.lr };
+    let batch = Step::new(config, images, &labels, config.lr);
     let mut steps = 0;
     repeat(seconds, |clock| {
         let taken = step(&mut *model.network, &mut sgd, &batch, |part: Part| clock.lap(part.name()))?;

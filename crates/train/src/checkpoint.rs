@@ -1,18 +1,22 @@
-//! Checkpoints: the network, the optimiser's momenta and every counter, enough to continue with the same bits.
+//! Checkpoints: the network, the optimiser's momenta, the average of the weights and every counter, enough to continue with the same bits.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use gatefold_models::Model;
 use gatefold_models::file::{self, FileError, Stored};
-use gatefold_tensor::Real;
+use gatefold_tensor::{Real, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Sgd;
+use crate::average::Average;
 
 /// Before the names of the momenta.
 const MOMENTUM: &str = "optimizer.momentum.";
+
+/// Before the names of the averaged values, if weights are averaged.
+const AVERAGE: &str = "optimizer.average.";
 
 /// How far a run has come, and what the epoch under way has summed up.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -38,21 +42,38 @@ pub struct Progress {
 ///
 /// # Errors
 /// [`FileError::Io`]; a checkpoint that was there before is then still there.
-pub fn save<T: Real>(path: &Path, model: &Model<T>, sgd: &Sgd<T>, progress: &Progress) -> Result<(), FileError> {
+pub(crate) fn save<T: Real>(
+    path: &Path,
+    model: &Model<T>,
+    sgd: &Sgd<T>,
+    average: Option<&Average<T>>,
+    progress: &Progress,
+) -> Result<(), FileError> {
     let mut tensors = model.stored();
+    let averaged = average.into_iter().flat_map(Average::values);
+    tensors.extend(averaged.map(|(key, e)| (format!("{AVERAGE}{key}"), Stored::from(e))));
     tensors.extend(sgd.velocity().iter().map(|(key, v)| (format!("{MOMENTUM}{key}"), Stored::from(v))));
     let metadata = json!({ "model": model.description.to_json(), "progress": progress }).to_string();
     file::write(path, Some(metadata), &tensors)
 }
 
-/// Reads a checkpoint: the model, the momenta by parameter, and the progress.
+/// What a checkpoint holds.
+pub(crate) struct Checkpoint<T: Real> {
+    /// The network.
+    pub model: Model<T>,
+    /// The momenta, by parameter.
+    pub momenta: BTreeMap<String, Tensor<T>>,
+    /// The averaged values, by state-dict key; none where weights are not averaged.
+    pub average: BTreeMap<String, Tensor<T>>,
+    /// How far the run has come.
+    pub progress: Progress,
+}
+
+/// Reads a checkpoint.
 ///
 /// # Errors
 /// [`FileError`] if it is not a checkpoint, or its tensors do not fit its description.
-#[allow(clippy::type_complexity, reason = "the three parts of a checkpoint, taken apart at once")]
-pub fn load<T: Real>(
-    path: &Path,
-) -> Result<(Model<T>, BTreeMap<String, gatefold_tensor::Tensor<T>>, Progress), FileError> {
+pub(crate) fn load<T: Real>(path: &Path) -> Result<Checkpoint<T>, FileError> {
     let format = |message: String| FileError::Format { path: path.to_owned(), message };
     let contents = file::read(path)?;
     let model = Model::from_contents(&contents, path)?;
@@ -63,9 +84,11 @@ pub fn load<T: Real>(
         return Err(format("it is a model, not a checkpoint: it has no progress to resume from".to_owned()));
     }
     let progress = serde_json::from_value(json["progress"].take()).map_err(invalid)?;
-    let momenta =
-        contents.tensors.iter().filter_map(|(key, value)| Some((key.strip_prefix(MOMENTUM)?.to_owned(), value.to())));
-    Ok((model, momenta.collect(), progress))
+    let below = |prefix: &str| {
+        let of = contents.tensors.iter();
+        of.filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.to()))).collect()
+    };
+    Ok(Checkpoint { model, momenta: below(MOMENTUM), average: below(AVERAGE), progress })
 }
 
 #[cfg(test)]
@@ -85,9 +108,11 @@ mod tests {
             loaded.normalisation.mean = vec![awkward];
             let trainer = Trainer::<f32>::new(Config::defaults(Kind::Digits), loaded.clone()).unwrap();
             let progress = Progress { epoch: 3, loss_sum: awkward, best: Some(awkward), ..Progress::default() };
-            save(&path, &trainer.model, &Sgd::new(0.9, 0.0), &progress).unwrap();
-            let (model, momenta, read) = load::<f32>(&path).unwrap();
+            let average = Average::new(0.9, &*trainer.model.network);
+            save(&path, &trainer.model, &Sgd::new(0.9, 0.0), Some(&average), &progress).unwrap();
+            let Checkpoint { model, momenta, average: values, progress: read } = load::<f32>(&path).unwrap();
             assert_eq!((read, momenta.len()), (progress, 0));
+            assert_eq!(&values, average.values());
             assert_eq!(model.description, trainer.model.description);
             assert_eq!(model.stored(), trainer.model.stored());
         }

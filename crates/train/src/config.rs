@@ -5,6 +5,7 @@ mod resolve;
 
 pub use resolve::ConfigFile;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use gatefold_data::{Kind, SetOptions};
@@ -12,7 +13,7 @@ use gatefold_layers::ConvKind;
 use gatefold_models::Backbone;
 use serde::{Deserialize, Serialize};
 
-use crate::{LearningRate, Schedule};
+use crate::{DecayScope, LearningRate, Schedule};
 
 /// The configuration of a run. In TOML the keys are the fields' names with hyphens; `[conv]` and `[schedule]` are
 /// tables with a `kind` and its options, `[data]` one with the options of the data set.
@@ -34,12 +35,23 @@ pub struct Config {
     pub lr: f64,
     /// The momentum of SGD, at least 0 and below 1.
     pub momentum: f64,
-    /// The weight decay on all parameters, at least 0.
+    /// The weight decay, at least 0.
     pub weight_decay: f64,
+    /// What the weight decay shrinks: `all` parameters, or `kernels` without biases and batch norms.
+    pub weight_decay_scope: DecayScope,
+    /// Gradients are shortened to this norm, over all parameters together, where they are longer; 0 for never.
+    pub clip_norm: f64,
     /// Epochs over which the learning rate rises to η, fewer than all.
     pub warmup_epochs: usize,
     /// The share of the target that is spread over all classes, at least 0 and below 1.
     pub label_smoothing: f64,
+    /// α of mixup: a batch is mixed with a permutation of itself, with a share of Beta(α, α); 0 for none.
+    pub mixup: f64,
+    /// What an average of the weights keeps of itself at each step, at least 0 and below 1; 0 for no average. It is evaluated
+    /// beside the weights, and written to `ema.safetensors`.
+    pub ema: f64,
+    /// Batch norms see so many parts of each batch apart, as on so many devices; 1 for the batch as a whole.
+    pub bn_parts: usize,
     /// Names every random choice.
     pub seed: u64,
     /// The element type of the network.
@@ -99,8 +111,13 @@ impl Config {
             lr: 0.1,
             momentum: 0.9,
             weight_decay,
+            weight_decay_scope: DecayScope::All,
+            clip_norm: 0.0,
             warmup_epochs: 0,
             label_smoothing: 0.0,
+            mixup: 0.0,
+            ema: 0.0,
+            bn_parts: 1,
             seed: 0,
             precision: Precision::F32,
             limit: None,
@@ -145,6 +162,10 @@ impl Config {
             ("weight-decay", self.weight_decay >= 0.0 && self.weight_decay.is_finite(), self.weight_decay.to_string()),
             ("warmup-epochs", self.warmup_epochs < self.epochs, self.warmup_epochs.to_string()),
             ("label-smoothing", share(self.label_smoothing), self.label_smoothing.to_string()),
+            ("clip-norm", self.clip_norm >= 0.0 && self.clip_norm.is_finite(), self.clip_norm.to_string()),
+            ("mixup", self.mixup == 0.0 || MIXUP.contains(&self.mixup), self.mixup.to_string()),
+            ("ema", share(self.ema), self.ema.to_string()),
+            ("bn-parts", self.bn_parts >= 1, self.bn_parts.to_string()),
             ("limit", self.limit != Some(0), "0".to_owned()),
             ("steps", self.steps != Some(0), "0".to_owned()),
             ("pad", self.pad <= MAX_PAD, self.pad.to_string()),
@@ -164,6 +185,9 @@ impl Config {
 /// No image is padded by more pixels.
 const MAX_PAD: usize = 1024;
 
+/// α of mixup: below, nothing is mixed; above, everything in halves.
+const MIXUP: RangeInclusive<f64> = 0.001..=1000.0;
+
 /// What a key must be, in words; `None` for the options of a kind, of which the kind itself speaks.
 fn expected(key: &str) -> Option<String> {
     let names = |names: &[&str]| format!("one of {}", names.join(", "));
@@ -174,11 +198,13 @@ fn expected(key: &str) -> Option<String> {
         "schedule" | "schedule.kind" => names(Schedule::NAMES),
         "precision" => names(&["f32", "f64"]),
         "width" => "a number above 0 and at most 64".to_owned(),
-        "epochs" | "batch-size" => "a whole number of at least 1".to_owned(),
+        "epochs" | "batch-size" | "bn-parts" => "a whole number of at least 1".to_owned(),
         "limit" | "steps" => "a whole number of at least 1, or none by `--set`".to_owned(),
         "lr" => "a number above 0".to_owned(),
-        "momentum" | "label-smoothing" => "a number of at least 0 and below 1".to_owned(),
-        "weight-decay" => "a number of at least 0".to_owned(),
+        "momentum" | "label-smoothing" | "ema" => "a number of at least 0 and below 1".to_owned(),
+        "weight-decay" | "clip-norm" => "a number of at least 0".to_owned(),
+        "weight-decay-scope" => names(&["all", "kernels"]),
+        "mixup" => format!("0, or a number from {} to {}", MIXUP.start(), MIXUP.end()),
         "warmup-epochs" => "a whole number of at least 0 and below `epochs`".to_owned(),
         "seed" => format!("a whole number from 0 to {}", i64::MAX),
         "pad" => format!("a whole number from 0 to {MAX_PAD}"),

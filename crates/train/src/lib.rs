@@ -1,7 +1,9 @@
 //! Training: the optimiser and its learning rates, the loop, checkpoints, the directory of a run, and the proof at its end.
 
+mod average;
 pub mod bench;
 mod checkpoint;
+mod clip;
 mod conclude;
 mod config;
 mod error;
@@ -21,7 +23,7 @@ pub use conclude::{Conclusion, VERIFY_IMAGES, conclude, first_images, fold, fold
 pub use config::{Config, ConfigFile, Precision};
 pub use error::{Error, NotFinite, Result, data_exit_status, file_exit_status, file_remedy};
 pub use metrics::{Epoch, Metrics};
-pub use optimiser::Sgd;
+pub use optimiser::{DecayScope, Sgd};
 pub use record::{RunRecord, Status};
 pub use run_dir::RunDir;
 pub use schedule::{LearningRate, Schedule};

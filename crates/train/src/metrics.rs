@@ -24,6 +24,12 @@ pub struct Epoch {
     pub test_loss: f64,
     /// Percent of the test images classified right.
     pub test_accuracy: f64,
+    /// Mean loss of the averaged weights over the test images, if weights are averaged.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "null_is_some_nan")]
+    pub ema_loss: Option<f64>,
+    /// Percent of the test images that the averaged weights classify right, if weights are averaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_accuracy: Option<f64>,
     /// Training images a second, the evaluation not counted.
     #[serde(deserialize_with = "null_is_nan")]
     pub images_per_second: f64,
@@ -33,6 +39,10 @@ pub struct Epoch {
 
 fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+fn null_is_some_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    null_is_nan(deserializer).map(Some)
 }
 
 /// The epochs of a run so far.
@@ -109,6 +119,8 @@ mod tests {
             train_accuracy: 50.0,
             test_loss: 0.75,
             test_accuracy: 97.5,
+            ema_loss: None,
+            ema_accuracy: None,
             images_per_second: 1234.5,
             seconds: 0.5,
         }
@@ -135,6 +147,21 @@ mod tests {
         let json = fs::read_to_string(dir.metrics()).unwrap();
         let back: Vec<Epoch> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(back, (0..3).map(epoch).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn averaged_weights_have_columns_of_their_own() {
+        let (_folder, dir) = run();
+        let mut metrics = Metrics::open(&dir, 0).unwrap();
+        let averaged = |i, loss| Epoch { ema_loss: Some(loss), ema_accuracy: Some(98.0), ..epoch(i) };
+        metrics.append(&averaged(0, f64::NAN)).unwrap();
+        let mut metrics = Metrics::open(&dir, 1).unwrap();
+        metrics.append(&averaged(1, 0.5)).unwrap();
+        let csv = fs::read_to_string(dir.path().join("metrics.csv")).unwrap();
+        let header = "epoch,lr,train_loss,train_accuracy,test_loss,test_accuracy,ema_loss,ema_accuracy,images_per_second,seconds";
+        let lines: Vec<_> = csv.lines().collect();
+        assert_eq!((lines[0], lines[2]), (header, "1,0.1,0.25,50.0,0.75,97.5,0.5,98.0,1234.5,0.5"));
+        assert_eq!(Metrics::open(&dir, 2).unwrap().epochs()[1], averaged(1, 0.5));
     }
 
     #[test]

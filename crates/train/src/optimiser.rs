@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum, step by step as PyTorch's `torch.optim.SGD` takes it.
 //!
 //! ```text
-//! g  ← dL/dp + λ·p            weight decay λ, on every parameter                   (sgd.1)
+//! g  ← dL/dp + λ·p            weight decay λ, on every parameter or on kernels     (sgd.1)
 //! v  ← g in the first step,  μ·v + g afterwards                                    (sgd.2)
 //! p  ← p − η·v                learning rate η                                      (sgd.3)
 //! ```
@@ -15,11 +15,23 @@ use std::collections::BTreeMap;
 use gatefold_layers::{Entry, EntryMut, ParamGradients, Walk};
 use gatefold_tensor::{Error, Real, Tensor};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
 /// Elements that one task updates: less is not worth a thread.
 const TASK: usize = 1 << 14;
+
+/// The parameters that weight decay shrinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecayScope {
+    /// All: plain SGD.
+    All,
+    /// Those of two or more dimensions: the kernels of convolutions and the matrices of linear layers, without biases and
+    /// without the scales and shifts of batch norms.
+    Kernels,
+}
 
 /// The optimiser and its state, by state-dict key.
 #[derive(Debug, Clone)]
@@ -28,13 +40,15 @@ pub struct Sgd<T: Real> {
     pub momentum: f64,
     /// λ, at least 0.
     pub weight_decay: f64,
+    /// What λ shrinks.
+    pub scope: DecayScope,
     velocity: BTreeMap<String, Tensor<T>>,
 }
 
 impl<T: Real> Sgd<T> {
-    /// Before the first step.
+    /// Before the first step; the weight decay on all parameters.
     pub fn new(momentum: f64, weight_decay: f64) -> Self {
-        Sgd { momentum, weight_decay, velocity: BTreeMap::new() }
+        Sgd { momentum, weight_decay, scope: DecayScope::All, velocity: BTreeMap::new() }
     }
 
     /// One step, (sgd.1) to (sgd.3), with learning rate `lr`.
@@ -60,7 +74,7 @@ impl<T: Real> Sgd<T> {
             false => Err(Error::shape("sgd", arg, format!("{:?}, that of `{key}`", p.shape()), tensor.shape())),
         };
         fits("gradient", g)?;
-        let (lr, decay, momentum) = (T::of(lr), T::of(self.weight_decay), T::of(self.momentum));
+        let (lr, decay, momentum) = (T::of(lr), T::of(self.decay_of(p)), T::of(self.momentum));
         if momentum == T::zero() {
             each(p, g, |p, g| *p = normal(*p - lr * (g + decay * *p)));
             return Ok(());
@@ -83,6 +97,14 @@ impl<T: Real> Sgd<T> {
             }
         }
         Ok(())
+    }
+
+    /// λ on a parameter.
+    fn decay_of(&self, p: &Tensor<T>) -> f64 {
+        match self.scope {
+            DecayScope::Kernels if p.shape().len() < 2 => 0.0,
+            _ => self.weight_decay,
+        }
     }
 
     /// v of every parameter that has had a gradient, by state-dict key: what a checkpoint stores.
@@ -118,7 +140,7 @@ impl<T: Real> Sgd<T> {
 }
 
 /// `x`, or zero where it is denormal; not a number stays what it is.
-fn normal<T: Real>(x: T) -> T {
+pub(crate) fn normal<T: Real>(x: T) -> T {
     if x.abs() < T::min_positive_value() { T::zero() } else { x }
 }
 
@@ -181,6 +203,31 @@ mod tests {
         // What has no gradient and what is no parameter stay as they are, without a velocity.
         assert_eq!((net.unused.value.to_vec(), net.seen.value.to_vec()), (vec![7.0], vec![7.0]));
         assert_eq!(sgd.velocity().keys().collect::<Vec<_>>(), ["used"]);
+    }
+
+    #[test]
+    fn kernels_alone_shrink_where_the_scope_says_so() {
+        struct Layer<T: Real> {
+            weight: Param<T>,
+            bias: Param<T>,
+        }
+        walk_fields!(impl<T> Layer<T> { weight, bias });
+        for (momentum, scope, bias) in [
+            (0.5, DecayScope::All, 1.0 - 0.5 * (1.0 + 0.5)),
+            (0.5, DecayScope::Kernels, 1.0 - 0.5),
+            (0.0, DecayScope::All, 1.0 - 0.5 * (1.0 + 0.5)),
+            (0.0, DecayScope::Kernels, 1.0 - 0.5),
+        ] {
+            let weight = Param::new(Tensor::ones([1, 2]));
+            let mut layer = Layer::<f64> { weight, bias: Param::new(Tensor::ones([2])) };
+            let cx = Cx::train();
+            let sum = layer.weight.var(&cx).add(&layer.bias.var(&cx)).unwrap().sum(&[0, 1], false).unwrap();
+            let gradients = cx.backward(&sum).unwrap();
+            let mut sgd = Sgd { scope, ..Sgd::new(momentum, 0.5) };
+            sgd.step(&mut layer, &gradients, 0.5).unwrap();
+            assert_eq!(layer.weight.value.to_vec(), [1.0 - 0.5 * (1.0 + 0.5); 2]);
+            assert_eq!(layer.bias.value.to_vec(), [bias; 2], "{momentum} {scope:?}");
+        }
     }
 
     #[test]

@@ -49,8 +49,12 @@ pub fn write(dir: &RunDir, epochs: &[Epoch]) -> Result<()> {
         name,
         points: epochs.iter().map(|epoch| (epoch.epoch as f64, value(epoch))).collect(),
     };
-    let loss = [series("test", |e| e.test_loss), series("train", |e| e.train_loss)];
-    let accuracy = [series("test", |e| e.test_accuracy), series("train", |e| e.train_accuracy)];
+    let mut loss = vec![series("test", |e| e.test_loss), series("train", |e| e.train_loss)];
+    let mut accuracy = vec![series("test", |e| e.test_accuracy), series("train", |e| e.train_accuracy)];
+    if epochs.iter().any(|epoch| epoch.ema_accuracy.is_some()) {
+        loss.push(series("test, averaged", |e| e.ema_loss.unwrap_or(f64::NAN)));
+        accuracy.push(series("test, averaged", |e| e.ema_accuracy.unwrap_or(f64::NAN)));
+    }
     dir.write("plots/loss.svg", &line_plot("Loss", "Epoch", "Cross-entropy, mean", &loss))?;
     dir.write("plots/accuracy.svg", &line_plot("Accuracy", "Epoch", "Classified right, %", &accuracy))
 }

@@ -92,6 +92,11 @@ impl RunDir {
         self.0.join("model.safetensors")
     }
 
+    /// `ema.safetensors`: the averaged weights, if weights are averaged.
+    pub fn averaged_model(&self) -> PathBuf {
+        self.0.join("ema.safetensors")
+    }
+
     /// `folded/model.safetensors`.
     pub fn folded_model(&self) -> PathBuf {
         self.0.join("folded/model.safetensors")

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gatefold_data::{Augment, Dataset, Loader, Options};
+use gatefold_data::{Augment, Batch, Dataset, Loader, Mixup, Options};
 use gatefold_layers::{ConvKind, Cx, Mode, Walk};
 use gatefold_models::{Backbone, Description, Model, Normalisation, file};
-use gatefold_tensor::{Real, Tensor};
+use gatefold_tensor::Real;
 
-use crate::checkpoint::{self, Progress};
+use crate::average::Average;
+use crate::checkpoint::{self, Checkpoint, Progress};
 use crate::error::NotFinite;
 use crate::evaluate::{Evaluation, evaluate, normalisation};
 use crate::step::{self, Taken};
@@ -57,10 +58,12 @@ pub struct Trainer<T: Real> {
     /// The network.
     pub model: Model<T>,
     sgd: Sgd<T>,
+    average: Option<Average<T>>,
     progress: Progress,
     train: Arc<Dataset>,
     test: Arc<Dataset>,
     last_accuracy: Option<f64>,
+    averaged_accuracy: Option<f64>,
 }
 
 impl<T: Real> Trainer<T> {
@@ -97,25 +100,37 @@ impl<T: Real> Trainer<T> {
     /// # Errors
     /// If the checkpoint cannot be read or is not one of this run.
     pub fn resume(config: Config, loaded: gatefold_data::Loaded, path: &Path) -> Result<Self> {
-        let (model, momenta, progress) = checkpoint::load(path)?;
-        same_network(&config, &model.description).map_err(|problem| Error::Checkpoint {
+        let Checkpoint { model, momenta, average, progress } = checkpoint::load(path)?;
+        let averaged = match config.ema > 0.0 && average.is_empty() {
+            true => Err("it has no average of the weights, but the configuration of the run wants one".to_owned()),
+            false => Ok(()),
+        };
+        same_network(&config, &model.description).and(averaged).map_err(|problem| Error::Checkpoint {
             path: path.to_owned(),
             problem,
             remedy: Some(
-                "put the options of the network back into `config.toml`, or begin anew with \
+                "put the options back into `config.toml`, or begin anew with \
                  `gatefold train --config FILE --out DIR`"
                     .to_owned(),
             ),
         })?;
         let mut trainer = Self::assemble(config, model, progress, loaded);
+        if let Some(begun) = &mut trainer.average {
+            *begun = Average::resume(trainer.config.ema, average);
+            // Whatever does not fit the network is found now, not at the end of an epoch.
+            begun.model(&trainer.model)?;
+        }
         trainer.sgd.load_velocity(momenta, &*trainer.model.network)?;
         Ok(trainer)
     }
 
     fn assemble(config: Config, model: Model<T>, progress: Progress, loaded: gatefold_data::Loaded) -> Self {
-        let sgd = Sgd::new(config.momentum, config.weight_decay);
+        let mut sgd = Sgd::new(config.momentum, config.weight_decay);
+        sgd.scope = config.weight_decay_scope;
+        let average = (config.ema > 0.0).then(|| Average::new(config.ema, &*model.network));
         let gatefold_data::Split { train, test } = loaded.split;
-        Trainer { config, model, sgd, progress, train: Arc::new(train), test: Arc::new(test), last_accuracy: None }
+        let (train, test) = (Arc::new(train), Arc::new(test));
+        Trainer { config, model, sgd, average, progress, train, test, last_accuracy: None, averaged_accuracy: None }
     }
 
     /// What the run computes.
@@ -138,6 +153,19 @@ impl<T: Real> Trainer<T> {
         self.last_accuracy
     }
 
+    /// The averaged weights as a model, if weights are averaged.
+    ///
+    /// # Errors
+    /// None but for want of memory.
+    pub fn averaged(&self) -> Result<Option<Model<T>>> {
+        self.average.as_ref().map(|average| average.model(&self.model)).transpose()
+    }
+
+    /// The test accuracy of the averaged weights after the last epoch evaluated, in percent.
+    pub fn averaged_accuracy(&self) -> Option<f64> {
+        self.averaged_accuracy
+    }
+
     /// How far the run has come.
     pub fn progress(&self) -> &Progress {
         &self.progress
@@ -155,6 +183,7 @@ impl<T: Real> Trainer<T> {
     pub fn run(&mut self, dir: &RunDir, watch: &mut dyn Watch) -> Result<Outcome> {
         let mut metrics = Metrics::open(dir, self.progress.epoch)?;
         self.last_accuracy = metrics.epochs().last().map(|epoch| epoch.test_accuracy);
+        self.averaged_accuracy = metrics.epochs().last().and_then(|epoch| epoch.ema_accuracy);
         if self.progress == Progress::default() {
             // Before the first step, so that a run that is killed early can be resumed too.
             self.save(dir)?;
@@ -162,7 +191,9 @@ impl<T: Real> Trainer<T> {
         let over = |run: &Self| run.progress.epoch >= run.config.epochs || run.steps_done();
         if over(self) {
             // Taken up again after its end, perhaps within an epoch that `metrics` no longer knows.
-            self.last_accuracy = Some(evaluate(&self.model, &self.test, |_| {})?.accuracy());
+            let (test, averaged) = self.evaluate()?;
+            self.last_accuracy = Some(test.accuracy());
+            self.averaged_accuracy = averaged.as_ref().map(Evaluation::accuracy);
         }
         while !over(self) {
             let started = Instant::now();
@@ -172,9 +203,9 @@ impl<T: Real> Trainer<T> {
                 return Ok(Outcome::Interrupted);
             }
             let seconds = started.elapsed().as_secs_f64();
-            let evaluation = evaluate(&self.model, &self.test, |_| {})?;
-            let epoch = self.summarise(&evaluation, seconds, self.progress.seen - images_before);
+            let epoch = self.summarise(seconds, self.progress.seen - images_before)?;
             self.last_accuracy = Some(epoch.test_accuracy);
+            self.averaged_accuracy = epoch.ema_accuracy;
             self.finish_epoch(dir, &mut metrics, &epoch)?;
             watch.epoch(&epoch);
         }
@@ -186,14 +217,19 @@ impl<T: Real> Trainer<T> {
     }
 
     fn save(&self, dir: &RunDir) -> Result<()> {
-        Ok(checkpoint::save(&dir.last_checkpoint(), &self.model, &self.sgd, &self.progress)?)
+        self.save_as(&dir.last_checkpoint())
+    }
+
+    fn save_as(&self, path: &Path) -> Result<()> {
+        Ok(checkpoint::save(path, &self.model, &self.sgd, self.average.as_ref(), &self.progress)?)
     }
 
     /// The rest of the epoch under way.
     fn train_epoch(&mut self, watch: &mut dyn Watch) -> Result<Outcome> {
-        let Config { batch_size, seed, shuffle, augment, pad, flip, epochs, .. } = self.config;
+        let Config { batch_size, seed, shuffle, augment, pad, flip, epochs, mixup, .. } = self.config;
         let augment = augment.then_some(Augment { pad, flip });
-        let options = Options { batch_size, seed, shuffle, augment };
+        let mixup = (mixup > 0.0).then_some(Mixup { alpha: mixup });
+        let options = Options { batch_size, seed, shuffle, augment, mixup };
         let epoch = self.progress.epoch;
         let lr = self.config.lr_at(epoch);
         self.config.conv.begin_epoch(epoch, &mut *self.model.network);
@@ -204,7 +240,7 @@ impl<T: Real> Trainer<T> {
             if watch.stop() {
                 return Ok(Outcome::Interrupted);
             }
-            let (loss, correct) = self.step(&batch.images, &batch.labels, lr)?;
+            let (loss, correct) = self.step(&batch, lr)?;
             let images = batch.labels.len();
             loader.recycle(batch);
             let progress = &mut self.progress;
@@ -223,17 +259,23 @@ impl<T: Real> Trainer<T> {
     }
 
     /// One optimiser step: the batch's mean loss, and how many images were classified right.
-    fn step(&mut self, images: &Tensor<T>, labels: &[usize], lr: f64) -> Result<(f64, usize)> {
-        let step = step::Step { images, labels, label_smoothing: self.config.label_smoothing, lr };
+    fn step(&mut self, batch: &Batch<T>, lr: f64) -> Result<(f64, usize)> {
+        let plain = step::Step::new(&self.config, &batch.images, &batch.labels, lr);
+        let step = step::Step { mixed: batch.mixed.as_ref(), ..plain };
         match step::step(&mut *self.model.network, &mut self.sgd, &step, |_| {})? {
-            Taken::Step { loss, correct } => Ok((loss, correct)),
-            Taken::LossNotFinite => Err(self.diverged(images)),
+            Taken::Step { loss, correct } => {
+                if let Some(average) = &mut self.average {
+                    average.update(&*self.model.network)?;
+                }
+                Ok((loss, correct))
+            }
+            Taken::LossNotFinite => Err(self.diverged(&step)?),
             Taken::ValueNotFinite(value) => Err(self.diverged_at(value)),
         }
     }
 
     /// Runs the forward pass again and names the first layer that puts out a NaN or an infinity.
-    fn diverged(&self, images: &Tensor<T>) -> Error {
+    fn diverged(&self, step: &step::Step<'_, T>) -> Result<Error> {
         let mut first = None;
         let cx = Cx::new(Mode::Train, false).observed(|path, _, y| {
             if first.is_none() && !y.value().is_finite() {
@@ -241,27 +283,38 @@ impl<T: Real> Trainer<T> {
             }
         });
         // Whether this pass ends well does not matter: what it has seen so far is the answer.
-        let _ = self.model.network.forward(&cx, &cx.input(images.clone(), false));
+        for part in step.parts()? {
+            let _ = self.model.network.forward(&cx, &cx.input(part.images, false));
+        }
         drop(cx);
-        self.diverged_at(first.map_or(NotFinite::Loss, NotFinite::Output))
+        Ok(self.diverged_at(first.map_or(NotFinite::Loss, NotFinite::Output)))
     }
 
     fn diverged_at(&self, what: NotFinite) -> Error {
         Error::Diverged { epoch: self.progress.epoch, step: self.progress.step as u64, what }
     }
 
-    fn summarise(&self, test: &Evaluation, seconds: f64, images: usize) -> Epoch {
+    /// The weights over the test images, and their average if there is one.
+    fn evaluate(&self) -> Result<(Evaluation, Option<Evaluation>)> {
+        let of = |model: &Model<T>| evaluate(model, &self.test, |_| {});
+        Ok((of(&self.model)?, self.averaged()?.as_ref().map(of).transpose()?))
+    }
+
+    fn summarise(&self, seconds: f64, images: usize) -> Result<Epoch> {
         let Progress { epoch, loss_sum, correct, seen, .. } = self.progress;
-        Epoch {
+        let (test, averaged) = self.evaluate()?;
+        Ok(Epoch {
             epoch,
             lr: self.config.lr_at(epoch),
             train_loss: loss_sum / seen.max(1) as f64,
             train_accuracy: 100.0 * correct as f64 / seen.max(1) as f64,
             test_loss: test.loss,
             test_accuracy: test.accuracy(),
+            ema_loss: averaged.as_ref().map(|averaged| averaged.loss),
+            ema_accuracy: averaged.as_ref().map(Evaluation::accuracy),
             images_per_second: images as f64 / seconds,
             seconds,
-        }
+        })
     }
 
     fn finish_epoch(&mut self, dir: &RunDir, metrics: &mut Metrics, epoch: &Epoch) -> Result<()> {
@@ -278,7 +331,7 @@ impl<T: Real> Trainer<T> {
         metrics.append(epoch)?;
         plots::write(dir, metrics.epochs())?;
         if is_best {
-            checkpoint::save(&dir.best_checkpoint(), &self.model, &self.sgd, &self.progress)?;
+            self.save_as(&dir.best_checkpoint())?;
         }
         self.save(dir)
     }

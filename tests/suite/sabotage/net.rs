@@ -100,7 +100,7 @@ impl Subject {
             }
         });
         let mut sgd = Sgd::new(0.9, 5e-4);
-        let options = Options { batch_size: 64, seed: 0, shuffle: true, augment: None };
+        let options = Options { batch_size: 64, seed: 0, shuffle: true, augment: None, mixup: None };
         let train = Arc::new(digits.split.train);
         for batch in Loader::<f32>::new(&train, &digits.normalisation, &options, 0, 0).unwrap().take(20) {
             let batch = batch.unwrap();

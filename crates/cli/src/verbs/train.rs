@@ -41,9 +41,27 @@ pub struct Args {
     /// Momentum of SGD [default: 0.9]
     #[arg(long, value_name = "X")]
     momentum: Option<f64>,
-    /// Weight decay on all parameters [default: 5e-4; imagenet 1e-4]
+    /// Weight decay [default: 5e-4; imagenet 1e-4]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
+    /// What weight decay shrinks: all parameters, or kernels without biases and batch norms [default: all]
+    #[arg(long, value_name = "SCOPE")]
+    weight_decay_scope: Option<String>,
+    /// Shorten gradients to this norm, over all parameters together; 0 for never [default: 0]
+    #[arg(long, value_name = "X")]
+    clip_norm: Option<f64>,
+    /// Share of the target that is spread over all classes, 0 to below 1 [default: 0]
+    #[arg(long, value_name = "X")]
+    label_smoothing: Option<f64>,
+    /// Mix each batch with a permutation of itself, with a share of Beta(X, X); 0 for none [default: 0]
+    #[arg(long, value_name = "X")]
+    mixup: Option<f64>,
+    /// Average the weights, keeping this share at each step, for example 0.999; 0 for no average [default: 0]
+    #[arg(long, value_name = "X")]
+    ema: Option<f64>,
+    /// Batch norms see each batch in N parts, as on N devices [default: 1]
+    #[arg(long, value_name = "N")]
+    bn_parts: Option<i64>,
     /// Learning rates by epoch: cosine, step or constant [default: cosine; imagenet step]
     #[arg(long, value_name = "NAME")]
     schedule: Option<String>,
@@ -105,6 +123,12 @@ impl Args {
             ("lr", float(self.lr)),
             ("momentum", float(self.momentum)),
             ("weight-decay", float(self.weight_decay)),
+            ("weight-decay-scope", text(&self.weight_decay_scope)),
+            ("clip-norm", float(self.clip_norm)),
+            ("label-smoothing", float(self.label_smoothing)),
+            ("mixup", float(self.mixup)),
+            ("ema", float(self.ema)),
+            ("bn-parts", integer(self.bn_parts)),
             ("schedule", text(&self.schedule)),
             ("seed", integer(self.seed)),
             ("precision", text(&self.precision)),
@@ -196,6 +220,11 @@ pub fn go<T: Real>(
     }
     if let Some(accuracy) = trainer.last_accuracy() {
         println!("test accuracy {accuracy:.2} %");
+    }
+    if let (Some(averaged), Some(accuracy)) = (trainer.averaged()?, trainer.averaged_accuracy()) {
+        let path = dir.averaged_model();
+        averaged.save(&path)?;
+        println!("averaged weights {accuracy:.2} %, in {}", path.display());
     }
     match conclude(&trainer.model, trainer.test(), &dir)? {
         Conclusion::NotFoldable(why) => {

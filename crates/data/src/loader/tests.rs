@@ -14,7 +14,7 @@ fn plain() -> Normalisation {
 }
 
 fn options(batch_size: usize) -> Options {
-    Options { batch_size, seed: 11, shuffle: true, augment: Some(Augment { pad: 2, flip: true }) }
+    Options { batch_size, seed: 11, shuffle: true, augment: Some(Augment { pad: 2, flip: true }), mixup: None }
 }
 
 fn epoch<T: Real>(data: &Arc<Dataset>, options: &Options, epoch: usize, first: usize) -> Vec<Batch<T>> {
@@ -81,6 +81,27 @@ fn an_epoch_goes_on_from_any_batch() {
 }
 
 #[test]
+fn mixed_batches_are_shares_of_plain_ones_from_any_batch_on() {
+    let data = numbered(50);
+    let mixing = Options { mixup: Some(Mixup { alpha: 0.5 }), ..options(8) };
+    let (plain, whole) = (epoch::<f64>(&data, &options(8), 2, 0), epoch::<f64>(&data, &mixing, 2, 0));
+    for first in 0..=whole.len() {
+        assert_eq!(epoch(&data, &mixing, 2, first), whole[first..], "from batch {first}");
+    }
+    assert_ne!(whole, epoch(&data, &mixing, 3, 0));
+    for (number, (plain, batch)) in plain.iter().zip(&whole).enumerate() {
+        let (share, partners) = Mixup { alpha: 0.5 }.draw(11, 2, number, batch.labels.len());
+        let mixed = batch.mixed.as_ref().unwrap();
+        assert_eq!((mixed.share, &batch.labels, &plain.mixed), (share, &plain.labels, &None));
+        for (at, &partner) in partners.iter().enumerate() {
+            assert_eq!(mixed.labels[at], plain.labels[partner]);
+            let pixel = |of: usize| plain.images.view()[[of, 1, 2, 3]];
+            assert_eq!(batch.images.view()[[at, 1, 2, 3]], share * pixel(at) + (1.0 - share) * pixel(partner));
+        }
+    }
+}
+
+#[test]
 fn an_image_is_augmented_alike_whatever_batch_it_is_in() {
     let data = numbered(12);
     let (one, all) = (epoch::<f32>(&data, &options(1), 5, 0), epoch::<f32>(&data, &options(12), 5, 0));
@@ -103,7 +124,7 @@ fn f32_batches_are_the_rounded_f64_batches() {
 fn padding_is_black_before_normalisation() {
     let data = Dataset::new("white", [1, 2, 2], 255, vec!["a".into()], vec![255; 4 * 64], vec![0; 64]).unwrap();
     let (n, augment) = (Normalisation { mean: vec![0.25], std: vec![0.5] }, Some(Augment { pad: 1, flip: false }));
-    let options = Options { batch_size: 64, seed: 0, shuffle: false, augment };
+    let options = Options { batch_size: 64, seed: 0, shuffle: false, augment, mixup: None };
     let batch = Loader::<f64>::new(&Arc::new(data), &n, &options, 0, 0).unwrap().next().unwrap().unwrap();
     let values = batch.images.as_slice();
     assert!(values.iter().all(|v| [-0.5, 1.5].contains(v)) && values.contains(&-0.5) && values.contains(&1.5));

@@ -90,7 +90,7 @@ fn a_loader_serves_files_as_it_serves_a_set_that_is_held() {
         assert_eq!(batches[0].images.view()[[at, 0, 3, 3]], expected);
     }
     let augment = Some(Augment { pad: 0, flip: true });
-    let training = Options { batch_size: 2, seed: 3, shuffle: true, augment };
+    let training = Options { batch_size: 2, seed: 3, shuffle: true, augment, mixup: None };
     let epoch = |epoch, first| -> Vec<_> {
         let loader = Loader::<f32>::new(&train, &normalisation, &training, epoch, first).unwrap();
         loader.collect::<Result<_>>().unwrap()
@@ -111,7 +111,7 @@ fn a_random_part_is_shown_in_training_and_the_centre_where_asked_for() {
     gradient("val/a/1.png");
     let shown = |crop, augment, epoch| {
         let Loaded { split, normalisation, .. } = read_with(dir.path(), SetOptions { crop, ..options(16) }).unwrap();
-        let options = Options { batch_size: 1, seed: 0, shuffle: false, augment };
+        let options = Options { batch_size: 1, seed: 0, shuffle: false, augment, mixup: None };
         let mut loader = Loader::<f32>::new(&Arc::new(split.train), &normalisation, &options, epoch, 0).unwrap();
         loader.next().unwrap().unwrap().images.to_vec()
     };
