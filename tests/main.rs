@@ -12,6 +12,7 @@ mod suite {
     mod initial_values;
     mod kinds;
     mod program;
+    mod recipes;
     mod resume;
     mod sabotage;
     mod training_options;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use verbs::{bench, data, doctor, eval, fold, gradcheck, import, predict, resume, summary, train, verify};
+use verbs::{bench, data, doctor, eval, fold, gradcheck, import, predict, recipes, resume, summary, train, verify};
 
 /// Trains small convolutional networks unfolded, folds them, and proves with numbers that both are the same function.
 #[derive(Parser)]
@@ -28,6 +28,8 @@ struct Cli {
 enum Verb {
     /// Train a network, fold it, and verify the fold
     Train(Box<train::Args>),
+    /// List the named configurations that `train --recipe` takes, or print one
+    Recipes(recipes::Args),
     /// Continue a run from its last checkpoint, with the same bits
     Resume(resume::Args),
     /// Loss and accuracy of a model on a test set
@@ -79,6 +81,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global()?;
     match &cli.verb {
         Verb::Train(args) => train::run(args),
+        Verb::Recipes(args) => recipes::run(args),
         Verb::Resume(args) => resume::run(args),
         Verb::Eval(args) => eval::run(args),
         Verb::Fold(args) => fold::run(args),

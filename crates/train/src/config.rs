@@ -1,8 +1,10 @@
 //! The configuration of a run: everything that names what is computed, and nothing else. The run's `config.toml` holds
 //! it whole, so that the run can be made again from that file.
 
+mod recipe;
 mod resolve;
 
+pub use recipe::Recipe;
 pub use resolve::ConfigFile;
 
 use std::ops::RangeInclusive;

@@ -20,7 +20,7 @@ pub mod verify;
 
 pub use checkpoint::Progress;
 pub use conclude::{Conclusion, VERIFY_IMAGES, conclude, first_images, fold, fold_and_verify, verify, write_report};
-pub use config::{Config, ConfigFile, Precision};
+pub use config::{Config, ConfigFile, Precision, Recipe};
 pub use error::{Error, NotFinite, Result, data_exit_status, file_exit_status, file_remedy};
 pub use metrics::{Epoch, Metrics};
 pub use optimiser::{DecayScope, Sgd};

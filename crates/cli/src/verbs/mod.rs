@@ -8,6 +8,7 @@ pub mod fold;
 pub mod gradcheck;
 pub mod import;
 pub mod predict;
+pub mod recipes;
 pub mod resume;
 pub mod summary;
 pub mod train;

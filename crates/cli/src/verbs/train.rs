@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use gatefold_data::{Kind, Loaded, Request, load};
 use gatefold_tensor::Real;
 use gatefold_train::{
-    Conclusion, Config, ConfigFile, Error, Outcome, Precision, RunDir, RunRecord, Status, Trainer, conclude,
+    Conclusion, Config, ConfigFile, Error, Outcome, Precision, Recipe, RunDir, RunRecord, Status, Trainer, conclude,
 };
 use toml::{Table, Value};
 
@@ -98,6 +98,9 @@ pub struct Args {
     /// The folder that contains the data sets [default: GATEFOLD_DATA, else the user's data directory]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// A named configuration, for example paper-cifar10; all else beats it. `gatefold recipes` lists them
+    #[arg(long, value_name = "NAME")]
+    recipe: Option<String>,
     /// A TOML file with any of the options; flags beat it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -145,7 +148,8 @@ impl Args {
 
     fn config(&self) -> anyhow::Result<Config> {
         let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
-        Ok(Config::resolve(file.as_ref(), self.flags(), &pairs(&self.set)?)?)
+        let recipe = self.recipe.as_deref().map(Recipe::named).transpose()?.map(|recipe| recipe.file());
+        Ok(Config::resolve(recipe.iter().chain(&file), self.flags(), &pairs(&self.set)?)?)
     }
 }
 

@@ -1,6 +1,6 @@
-//! Layers of configuration: defaults, then the file, then flags, then `--set`. The table is a valid configuration at any
-//! time, and each value is put into it alone: a value that makes it invalid is the one at fault, and where it came
-//! from is known.
+//! Layers of configuration: defaults, then the recipe, then the file, then flags, then `--set`. The table is a valid
+//! configuration at any time, and each value is put into it alone: a value that makes it invalid is the one at fault, and
+//! where it came from is known.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -94,15 +94,20 @@ struct Assignment {
 }
 
 impl Config {
-    /// The configuration from a TOML file, the flags given (by key; `conv` and `schedule` may be the name of
+    /// The configuration from TOML files (a recipe, then the user's own), the flags given (by key; `conv` and `schedule` may be the name of
     /// a kind) and `--set key=value` pairs with dotted keys. Later layers beat earlier ones. A layer that names another
     /// kind than the one before it drops that one's options; naming the same kind keeps them.
     ///
     /// # Errors
     /// [`Error::Config`], or [`Error::Usage`] for a flag: an unknown key with the nearest known one, a wrong type or a value
     /// out of its range with what was expected.
-    pub fn resolve(file: Option<&ConfigFile>, flags: Table, sets: &[(String, String)]) -> Result<Self> {
-        let layers = [read_file(file)?, read_flags(flags), read_sets(sets)];
+    pub fn resolve<'a>(
+        files: impl IntoIterator<Item = &'a ConfigFile>,
+        flags: Table,
+        sets: &[(String, String)],
+    ) -> Result<Self> {
+        let mut layers = files.into_iter().map(read_file).collect::<Result<Vec<_>>>()?;
+        layers.extend([read_flags(flags), read_sets(sets)]);
         let mut table = as_table(&Config::defaults(dataset(&layers)?));
         let mut origins = BTreeMap::new();
         for layer in &layers {
@@ -149,8 +154,7 @@ impl Config {
     }
 }
 
-fn read_file(file: Option<&ConfigFile>) -> Result<Vec<Assignment>> {
-    let Some(ConfigFile { path, text }) = file else { return Ok(Vec::new()) };
+fn read_file(ConfigFile { path, text }: &ConfigFile) -> Result<Vec<Assignment>> {
     let origin = Origin::File(path.clone());
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
