@@ -132,11 +132,13 @@ impl<T: Real> ExpandedConv<T> {
         Ok(FoldedConv::new(self.spec, w, b))
     }
 
+    // ANCHOR: contracts_exactly
     /// Whether (ex.3) is the site at the border too.
     fn contracts_exactly(&self) -> bool {
         let ExpandNet { bias, inner_norms, padding, .. } = self.options;
         padding == Padding::First || self.spec.padding == 0 || !(bias || inner_norms)
     }
+    // ANCHOR_END: contracts_exactly
 }
 
 /// The places of the three convolutions.

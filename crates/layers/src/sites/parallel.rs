@@ -43,12 +43,14 @@ impl<T: Real> ConvBn<T> {
         self.bn.after(cx, &self.conv, &crop(x, self.crop)?, Activation::Identity)
     }
 
+    // ANCHOR: add_to
     /// Adds the branch to a kernel of the site and its bias.
     pub(super) fn add_to(&self, w: &mut Tensor<T>, b: &mut Tensor<T>) -> Result<()> {
         let (branch, shift) = fold::batch_norm(&self.conv, &self.bn)?;
         kernels::add_centred(w, &branch)?;
         b.zip_apply(&shift, |b, shift| *b += shift)
     }
+    // ANCHOR_END: add_to
 }
 
 /// How the central tap sees the windows of the site: with this padding, or, where the windows do not reach as far beyond

@@ -98,6 +98,7 @@ impl<T: Real> Site<T> for RepVggBlock<T> {
     }
 
     fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
+        // ANCHOR: forward
         // (rep.1)
         let mut branches = vec![self.dense.forward(cx, x)?];
         if let Some(pointwise) = &self.pointwise {
@@ -107,6 +108,7 @@ impl<T: Real> Site<T> for RepVggBlock<T> {
             branches.push(bn.normalise(cx, &self.centres(x)?, None, Activation::Identity)?);
         }
         Var::sum_maps(&branches.iter().collect::<Vec<_>>(), activation.into())
+        // ANCHOR_END: forward
     }
 
     /// P · Cout · Cin/g · (k² + 1); the identity multiplies nothing but its batch norm.
