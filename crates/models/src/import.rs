@@ -3,7 +3,9 @@
 //! A [`Layout`] knows the names of one architecture elsewhere. It is recognised by its names, and says of what width the
 //! network is; the shapes are held against the backbone when the weights are [loaded](gatefold_layers::Walk::load).
 
+pub mod acnet;
 mod mobilenet_v2;
+pub mod repvgg;
 mod resnet18;
 mod shufflenet_v2;
 #[cfg(test)]
