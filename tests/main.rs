@@ -13,6 +13,7 @@ mod suite {
     mod kinds;
     mod program;
     mod recipes;
+    mod reparameterised;
     mod resume;
     mod sabotage;
     mod training_options;

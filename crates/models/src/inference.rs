@@ -89,6 +89,7 @@ mod tests {
             named("static"),
             named("maconv"),
             named("mdconv"),
+            named("expandnet"),
             ConvKind::MdConv(softmax),
             ConvKind::MdConv(bare),
             ConvKind::MaConv(thin),

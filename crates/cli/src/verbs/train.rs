@@ -22,8 +22,8 @@ pub struct Args {
     /// The backbone: smallnet, mobilenetv2, shufflenetv2 or resnet18 [default: smallnet]
     #[arg(long)]
     model: Option<String>,
-    /// The kind of convolution: static, maconv, mdconv, dyconv, condconv, weightnet, dcd, dynamicfilter or se
-    /// [default: mdconv]
+    /// The kind of convolution: static, maconv, mdconv, dyconv, condconv, weightnet, dcd, dynamicfilter, se, expandnet,
+    /// acnet or repvgg; the last two need kernels larger than 1x1, as --model resnet18 has [default: mdconv]
     #[arg(long, value_name = "KIND")]
     conv: Option<String>,
     /// Width multiplier; shufflenetv2 has 0.5, 1, 1.5 and 2 [default: 1]
