@@ -25,6 +25,7 @@ pub struct Cx<'o, T: Real> {
     leaves: RefCell<HashMap<Id, Var<T>>>,
     statistics: RefCell<Statistics<T>>,
     path: RefCell<String>,
+    shared: RefCell<Option<Var<T>>>,
     observer: Option<RefCell<Box<Observer<'o, T>>>>,
 }
 
@@ -50,6 +51,7 @@ impl<'o, T: Real> Cx<'o, T> {
             leaves: RefCell::default(),
             statistics: RefCell::new(Statistics(Vec::new())),
             path: RefCell::default(),
+            shared: RefCell::default(),
             observer: None,
         }
     }
@@ -102,6 +104,19 @@ impl<'o, T: Real> Cx<'o, T> {
             (observer.borrow_mut())(&path, x, &y);
         }
         Ok(y)
+    }
+
+    /// Runs a block whose sites share `values`.
+    pub fn sharing<R>(&self, values: Var<T>, run: impl FnOnce() -> R) -> R {
+        let outer = self.shared.replace(Some(values));
+        let result = run();
+        self.shared.replace(outer);
+        result
+    }
+
+    /// What the sites of the block that runs share, if it has something to share.
+    pub fn shared(&self) -> Option<Var<T>> {
+        self.shared.borrow().clone()
     }
 
     /// Takes note of a batch's statistics for the running ones of `bn`.

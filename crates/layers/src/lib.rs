@@ -17,6 +17,7 @@ mod init;
 mod linear;
 mod module;
 mod param;
+mod shared;
 pub mod sites;
 
 pub use activation::Activation;
@@ -28,6 +29,7 @@ pub use init::Init;
 pub use linear::Linear;
 pub use module::{Entry, EntryMut, LoadError, Module, Walk, join};
 pub use param::{Buffer, Id, Param};
+pub use shared::{PooledLinear, Share, Shared};
 pub use sites::{
     BranchActivation, CondConv, ConvKind, Cost, Dcd, DyConv, DynamicFilter, Evaluation, FoldError, Folded, Form,
     MaConv, MdConv, Se, Site, SiteSpec, TrainedSite, WeightNet,

@@ -8,6 +8,8 @@ pub mod mobilenet_v2;
 mod model;
 mod network;
 pub mod resnet18;
+#[cfg(test)]
+mod sharing;
 pub mod shufflenet_v2;
 mod small_net;
 mod summary;

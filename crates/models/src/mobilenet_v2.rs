@@ -10,12 +10,15 @@
 
 use gatefold_autograd::Var;
 use gatefold_layers::{
-    Activation, ConvKind, Cx, Folded, Init, Linear, Module, Site, SiteSpec, TrainedSite, Walk, join, walk_fields,
+    Activation, ConvKind, Cx, Folded, Init, Linear, Module, Shared, Site, SiteSpec, TrainedSite, Walk, join,
+    walk_fields,
 };
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result, Tensor};
 
-use crate::network::{plan_classifier, plan_site, run};
+use crate::network::{
+    Block, block_path, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing,
+};
 use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
 
 /// Output channels of the stem at width 1.
@@ -75,7 +78,7 @@ pub struct MobileNetV2<T: Real, S> {
     /// 3x3, input channels → 32.
     pub stem: S,
     /// The bottlenecks.
-    pub blocks: Vec<Bottleneck<S>>,
+    pub blocks: Vec<Bottleneck<T, S>>,
     /// 1x1, 320 → 1280 channels.
     pub head: S,
     /// Channels → classes.
@@ -85,7 +88,9 @@ pub struct MobileNetV2<T: Real, S> {
 walk_fields!(impl<T, S: Walk<T>> MobileNetV2<T, S> { stem, blocks, head, classifier });
 
 /// An inverted bottleneck.
-pub struct Bottleneck<S> {
+pub struct Bottleneck<T: Real, S> {
+    /// What the sites share, made of the input.
+    pub shared: Option<Shared<T>>,
     /// 1x1 to six times the channels.
     pub expand: Option<S>,
     /// 3x3 of each channel by itself.
@@ -96,55 +101,53 @@ pub struct Bottleneck<S> {
     pub residual: bool,
 }
 
-walk_fields!(impl<T, S: Walk<T>> Bottleneck<S> { expand, depthwise, project });
+walk_fields!(impl<T, S: Walk<T>> Bottleneck<T, S> { shared, expand, depthwise, project });
 
-impl<S> Bottleneck<S> {
+impl<T: Real, S> Bottleneck<T, S> {
     fn sites(&self) -> impl Iterator<Item = (&'static str, &S)> {
         let expand = self.expand.iter().map(|site| ("expand", site));
         expand.chain([("depthwise", &self.depthwise), ("project", &self.project)])
     }
 
-    fn forward<T: Real>(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>>
-    where
-        S: Site<T>,
-    {
-        // ANCHOR: bottleneck
-        let mut y = x.clone();
-        if let Some(expand) = &self.expand {
-            y = run(cx, "expand", expand, &y, Activation::Relu6)?;
-        }
-        y = run(cx, "depthwise", &self.depthwise, &y, Activation::Relu6)?;
-        y = run(cx, "project", &self.project, &y, Activation::Identity)?;
-        if self.residual { Var::sum_maps(&[&y, x], Activation::Identity.into()) } else { Ok(y) }
-        // ANCHOR_END: bottleneck
-    }
-
-    fn plan<T: Real>(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>>
-    where
-        S: Site<T>,
-    {
-        let mut y = Some(x);
-        for (name, site) in self.sites() {
-            let activation = if name == "project" { Activation::Identity } else { Activation::Relu6 };
-            let Some(input) = y else { return Ok(None) };
-            y = plan_site(plan, name, site, input, activation)?;
-        }
-        match y {
-            Some(y) if self.residual => plan.add(y, x, Activation::Identity.into()).map(Some),
-            y => Ok(y),
-        }
-    }
-
-    fn folded<T: Real>(&self, path: &str) -> Result<Bottleneck<Folded<T>>, NotFoldable>
+    fn folded(&self, path: &str) -> Result<Bottleneck<T, Folded<T>>, NotFoldable>
     where
         S: BackboneSite<T>,
     {
         let expand = self.expand.as_ref().map(|site| site.folded_at(&join(path, "expand"))).transpose()?;
         Ok(Bottleneck {
+            shared: self.shared.clone(),
             expand,
             depthwise: self.depthwise.folded_at(&join(path, "depthwise"))?,
             project: self.project.folded_at(&join(path, "project"))?,
             residual: self.residual,
+        })
+    }
+}
+
+impl<T: Real, S: Site<T>> Block<T> for Bottleneck<T, S> {
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        // ANCHOR: bottleneck
+        sharing(cx, self.shared.as_ref(), x, || {
+            let mut y = x.clone();
+            if let Some(expand) = &self.expand {
+                y = run(cx, "expand", expand, &y, Activation::Relu6)?;
+            }
+            y = run(cx, "depthwise", &self.depthwise, &y, Activation::Relu6)?;
+            y = run(cx, "project", &self.project, &y, Activation::Identity)?;
+            if self.residual { Var::sum_maps(&[&y, x], Activation::Identity.into()) } else { Ok(y) }
+        })
+        // ANCHOR_END: bottleneck
+    }
+
+    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+        plan_sharing(plan, self.shared.as_ref(), x, |plan| {
+            let mut y = x;
+            for (name, site) in self.sites() {
+                let activation = if name == "project" { Activation::Identity } else { Activation::Relu6 };
+                let Some(next) = plan_site(plan, name, site, y, activation)? else { return Ok(None) };
+                y = next;
+            }
+            if self.residual { plan.add(y, x, Activation::Identity.into()).map(Some) } else { Ok(Some(y)) }
         })
     }
 }
@@ -179,11 +182,12 @@ impl<T: Real> MobileNetV2<T, Box<dyn TrainedSite<T>>> {
                     _ => 1,
                 };
                 let hidden = cin * stage.expansion;
-                let expand = (stage.expansion > 1).then(|| conv.build(SiteSpec::pointwise(cin, hidden), init));
+                let site = |spec: SiteSpec| conv.build(spec.in_block(cin), init);
                 blocks.push(Bottleneck {
-                    expand: expand.transpose()?,
-                    depthwise: conv.build(SiteSpec::depthwise(hidden, 3, stride), init)?,
-                    project: conv.build(SiteSpec::pointwise(hidden, cout), init)?,
+                    shared: conv.shared(cin, init),
+                    expand: (stage.expansion > 1).then(|| site(SiteSpec::pointwise(cin, hidden))).transpose()?,
+                    depthwise: site(SiteSpec::depthwise(hidden, 3, stride))?,
+                    project: site(SiteSpec::pointwise(hidden, cout))?,
                     residual: stride == 1 && cin == cout,
                 });
                 cin = cout;
@@ -202,23 +206,17 @@ impl<T: Real, S: BackboneSite<T>> MobileNetV2<T, S> {
     fn each_site(&self) -> impl Iterator<Item = (String, &S)> {
         let blocks = self.blocks.iter().enumerate();
         let of_blocks =
-            blocks.flat_map(|(i, block)| block.sites().map(move |(name, site)| (block_path(i, name), site)));
+            blocks.flat_map(|(i, block)| block.sites().map(move |(name, site)| (join(&block_path(i), name), site)));
         let stem = std::iter::once(("stem".to_owned(), &self.stem));
         stem.chain(of_blocks).chain([("head".to_owned(), &self.head)])
     }
 }
 
-fn block_path(i: usize, name: &str) -> String {
-    format!("blocks.{i}.{name}")
-}
-
 impl<T: Real, S: BackboneSite<T>> Network<T> for MobileNetV2<T, S> {
     fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
-        let mut x = run(cx, "stem", &self.stem, x, Activation::Relu6)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = cx.scope(&format!("blocks.{i}"), &x, |x| block.forward(cx, x))?;
-        }
-        x = run(cx, "head", &self.head, &x, Activation::Relu6)?;
+        let x = run(cx, "stem", &self.stem, x, Activation::Relu6)?;
+        let x = run_blocks(cx, &self.blocks, x)?;
+        let x = run(cx, "head", &self.head, &x, Activation::Relu6)?;
         cx.scope("classifier", &x.global_avg_pool()?, |x| self.classifier.forward(cx, x))
     }
 
@@ -227,12 +225,20 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for MobileNetV2<T, S> {
     }
 
     fn layers(&self, mut map: [usize; 2]) -> Result<Vec<LayerCost>> {
-        let sites = self.each_site().map(|(path, site)| LayerCost::of_site(path, site, &mut map));
-        sites.chain(std::iter::once_with(|| LayerCost::of_classifier(&self.classifier))).collect()
+        let mut layers = vec![LayerCost::of_site("stem".to_owned(), &self.stem, &mut map)?];
+        for (i, block) in self.blocks.iter().enumerate() {
+            layers.extend(LayerCost::of_shared(i, block.shared.as_ref())?);
+            for (name, site) in block.sites() {
+                layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut map)?);
+            }
+        }
+        layers.push(LayerCost::of_site("head".to_owned(), &self.head, &mut map)?);
+        layers.push(LayerCost::of_classifier(&self.classifier)?);
+        Ok(layers)
     }
 
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&format!("blocks.{i}")));
+        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&block_path(i)));
         Ok(Box::new(MobileNetV2 {
             stem: self.stem.folded_at("stem")?,
             blocks: blocks.collect::<Result<_, _>>()?,
@@ -242,11 +248,8 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for MobileNetV2<T, S> {
     }
 
     fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
-        let Some(mut x) = plan_site(plan, "stem", &self.stem, x, Activation::Relu6)? else { return Ok(None) };
-        for (i, block) in self.blocks.iter().enumerate() {
-            let Some(y) = block.plan(plan, x).map_err(|e| e.in_layer(&format!("blocks.{i}")))? else { return Ok(None) };
-            x = y;
-        }
+        let Some(x) = plan_site(plan, "stem", &self.stem, x, Activation::Relu6)? else { return Ok(None) };
+        let Some(x) = plan_blocks(plan, &self.blocks, x)? else { return Ok(None) };
         let Some(x) = plan_site(plan, "head", &self.head, x, Activation::Relu6)? else { return Ok(None) };
         plan_classifier(plan, &self.classifier, x)
     }

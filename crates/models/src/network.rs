@@ -4,7 +4,7 @@
 //! trained, `S = Box<dyn TrainedSite<T>>`, and folded, `S = Folded<T>`.
 
 use gatefold_autograd::Var;
-use gatefold_layers::{Activation, Cost, Cx, FoldError, Folded, Linear, Site, TrainedSite, Walk};
+use gatefold_layers::{Activation, Cost, Cx, FoldError, Folded, Linear, Module, Shared, Site, TrainedSite, Walk, join};
 use gatefold_tensor::kernels::pool::Window;
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Real, Result};
@@ -135,6 +135,65 @@ pub(crate) fn plan_site<T: Real>(
     site.plan(plan, x, activation).map_err(|e| e.in_layer(name))
 }
 
+/// A few sites with one input and one output, of which a backbone has a row.
+pub(crate) trait Block<T: Real> {
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>>;
+
+    /// The steps of [`forward`](Self::forward) in eval mode; `None` if a site has none.
+    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>>;
+}
+
+/// The path of the i-th block.
+pub(crate) fn block_path(i: usize) -> String {
+    format!("blocks.{i}")
+}
+
+/// Runs the blocks of a backbone one after the other.
+pub(crate) fn run_blocks<T: Real>(cx: &Cx<T>, blocks: &[impl Block<T>], mut x: Var<T>) -> Result<Var<T>> {
+    for (i, block) in blocks.iter().enumerate() {
+        x = cx.scope(&block_path(i), &x, |x| block.forward(cx, x))?;
+    }
+    Ok(x)
+}
+
+/// The steps of [`run_blocks`] in eval mode; `None` if a site has none.
+pub(crate) fn plan_blocks<T: Real>(plan: &mut Builder<T>, blocks: &[impl Block<T>], mut x: Map) -> Result<Option<Map>> {
+    for (i, block) in blocks.iter().enumerate() {
+        let Some(y) = block.plan(plan, x).map_err(|e| e.in_layer(&block_path(i)))? else { return Ok(None) };
+        x = y;
+    }
+    Ok(Some(x))
+}
+
+/// Runs the sites of a block beside what they share, which is made of `x`.
+// ANCHOR: sharing
+pub(crate) fn sharing<T: Real>(
+    cx: &Cx<T>,
+    shared: Option<&Shared<T>>,
+    x: &Var<T>,
+    run: impl FnOnce() -> Result<Var<T>>,
+) -> Result<Var<T>> {
+    let Some(shared) = shared else { return run() };
+    let values = cx.scope("shared", x, |x| shared.layer.forward(cx, x))?;
+    cx.sharing(values, run)
+}
+// ANCHOR_END: sharing
+
+/// The steps of [`sharing`] in eval mode.
+pub(crate) fn plan_sharing<T: Real>(
+    plan: &mut Builder<T>,
+    shared: Option<&Shared<T>>,
+    x: Map,
+    run: impl FnOnce(&mut Builder<T>) -> Result<Option<Map>>,
+) -> Result<Option<Map>> {
+    let Some(shared) = shared else { return run(plan) };
+    let values = shared.layer.plan(plan, x).map_err(|e| e.in_layer("shared"))?;
+    let outer = plan.share(Some(values));
+    let y = run(plan);
+    plan.share(outer);
+    y
+}
+
 /// The steps of a global average pool and the classifier behind it.
 pub(crate) fn plan_classifier<T: Real>(plan: &mut Builder<T>, classifier: &Linear<T>, x: Map) -> Result<Option<Map>> {
     let means = plan.global_avg_pool(x);
@@ -160,6 +219,18 @@ impl LayerCost {
         let (spec, cost) = (site.spec(), site.cost(*map)?);
         *map = spec.output(*map)?;
         Ok(LayerCost { path, what: spec.to_string(), output: vec![spec.cout, map[0], map[1]], cost })
+    }
+
+    /// Of what the sites of the i-th block share, if they do.
+    pub(crate) fn of_shared<T: Real>(i: usize, shared: Option<&Shared<T>>) -> Result<Option<Self>> {
+        let Some(shared) = shared else { return Ok(None) };
+        let [values, channels] = shared.layer.linear.weight.value.dims("shared", "weight")?;
+        Ok(Some(LayerCost {
+            path: join(&block_path(i), "shared"),
+            what: format!("pool, linear {channels} -> {values}"),
+            output: vec![values],
+            cost: shared.cost(),
+        }))
     }
 
     /// Of a global average pool and the classifier behind it.

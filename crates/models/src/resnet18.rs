@@ -9,12 +9,15 @@
 
 use gatefold_autograd::Var;
 use gatefold_layers::{
-    Activation, ConvKind, Cx, Folded, Init, Linear, Module, Site, SiteSpec, TrainedSite, Walk, join, walk_fields,
+    Activation, ConvKind, Cx, Folded, Init, Linear, Module, Shared, Site, SiteSpec, TrainedSite, Walk, join,
+    walk_fields,
 };
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 
-use crate::network::{MaxPool, plan_classifier, plan_site, run};
+use crate::network::{
+    Block, MaxPool, block_path, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing,
+};
 use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
 
 /// Output channels of the stages at width 1; those of the stem are the first.
@@ -31,7 +34,7 @@ pub struct ResNet18<T: Real, S> {
     /// Behind the stem, in the ImageNet form.
     pub pool: Option<MaxPool>,
     /// The basic blocks.
-    pub blocks: Vec<BasicBlock<S>>,
+    pub blocks: Vec<BasicBlock<T, S>>,
     /// Channels → classes.
     pub classifier: Linear<T>,
 }
@@ -39,7 +42,9 @@ pub struct ResNet18<T: Real, S> {
 walk_fields!(impl<T, S: Walk<T>> ResNet18<T, S> { stem, blocks, classifier });
 
 /// Two 3x3 convolutions beside a shortcut.
-pub struct BasicBlock<S> {
+pub struct BasicBlock<T: Real, S> {
+    /// What the sites share, made of the input.
+    pub shared: Option<Shared<T>>,
     /// 3x3, with the stride of the block.
     pub first: S,
     /// 3x3 of stride 1.
@@ -48,50 +53,51 @@ pub struct BasicBlock<S> {
     pub shortcut: Option<S>,
 }
 
-walk_fields!(impl<T, S: Walk<T>> BasicBlock<S> { first, second, shortcut });
+walk_fields!(impl<T, S: Walk<T>> BasicBlock<T, S> { shared, first, second, shortcut });
 
-impl<S> BasicBlock<S> {
+impl<T: Real, S> BasicBlock<T, S> {
     fn sites(&self) -> impl Iterator<Item = (&'static str, &S)> {
         let shortcut = self.shortcut.iter().map(|site| ("shortcut", site));
         [("first", &self.first), ("second", &self.second)].into_iter().chain(shortcut)
     }
 
-    fn forward<T: Real>(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>>
-    where
-        S: Site<T>,
-    {
-        // ANCHOR: basic_block
-        let y = run(cx, "first", &self.first, x, Activation::Relu)?;
-        let y = run(cx, "second", &self.second, &y, Activation::Identity)?;
-        let shortcut = match &self.shortcut {
-            Some(shortcut) => run(cx, "shortcut", shortcut, x, Activation::Identity)?,
-            None => x.clone(),
-        };
-        Var::sum_maps(&[&y, &shortcut], Activation::Relu.into())
-        // ANCHOR_END: basic_block
-    }
-
-    fn plan<T: Real>(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>>
-    where
-        S: Site<T>,
-    {
-        let Some(y) = plan_site(plan, "first", &self.first, x, Activation::Relu)? else { return Ok(None) };
-        let Some(y) = plan_site(plan, "second", &self.second, y, Activation::Identity)? else { return Ok(None) };
-        let shortcut = match &self.shortcut {
-            Some(shortcut) => plan_site(plan, "shortcut", shortcut, x, Activation::Identity)?,
-            None => Some(x),
-        };
-        shortcut.map(|shortcut| plan.add(y, shortcut, Activation::Relu.into())).transpose()
-    }
-
-    fn folded<T: Real>(&self, path: &str) -> Result<BasicBlock<Folded<T>>, NotFoldable>
+    fn folded(&self, path: &str) -> Result<BasicBlock<T, Folded<T>>, NotFoldable>
     where
         S: BackboneSite<T>,
     {
         Ok(BasicBlock {
+            shared: self.shared.clone(),
             first: self.first.folded_at(&join(path, "first"))?,
             second: self.second.folded_at(&join(path, "second"))?,
             shortcut: self.shortcut.as_ref().map(|site| site.folded_at(&join(path, "shortcut"))).transpose()?,
+        })
+    }
+}
+
+impl<T: Real, S: Site<T>> Block<T> for BasicBlock<T, S> {
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        // ANCHOR: basic_block
+        sharing(cx, self.shared.as_ref(), x, || {
+            let y = run(cx, "first", &self.first, x, Activation::Relu)?;
+            let y = run(cx, "second", &self.second, &y, Activation::Identity)?;
+            let shortcut = match &self.shortcut {
+                Some(shortcut) => run(cx, "shortcut", shortcut, x, Activation::Identity)?,
+                None => x.clone(),
+            };
+            Var::sum_maps(&[&y, &shortcut], Activation::Relu.into())
+        })
+        // ANCHOR_END: basic_block
+    }
+
+    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+        plan_sharing(plan, self.shared.as_ref(), x, |plan| {
+            let Some(y) = plan_site(plan, "first", &self.first, x, Activation::Relu)? else { return Ok(None) };
+            let Some(y) = plan_site(plan, "second", &self.second, y, Activation::Identity)? else { return Ok(None) };
+            let shortcut = match &self.shortcut {
+                Some(shortcut) => plan_site(plan, "shortcut", shortcut, x, Activation::Identity)?,
+                None => Some(x),
+            };
+            shortcut.map(|shortcut| plan.add(y, shortcut, Activation::Relu.into())).transpose()
         })
     }
 }
@@ -126,10 +132,12 @@ impl<T: Real> ResNet18<T, Box<dyn TrainedSite<T>>> {
             for i in 0..BLOCKS {
                 let stride = if i == 0 && stage > 0 { 2 } else { 1 };
                 let shortcut = SiteSpec { stride, ..SiteSpec::pointwise(cin, cout) }.fixed();
+                let site = |spec: SiteSpec| conv.build(spec.in_block(cin), init);
                 blocks.push(BasicBlock {
-                    first: conv.build(SiteSpec::same(cin, cout, 3, stride), init)?,
-                    second: conv.build(SiteSpec::same(cout, cout, 3, 1), init)?,
-                    shortcut: (stride > 1 || cin != cout).then(|| conv.build(shortcut, init)).transpose()?,
+                    shared: conv.shared(cin, init),
+                    first: site(SiteSpec::same(cin, cout, 3, stride))?,
+                    second: site(SiteSpec::same(cout, cout, 3, 1))?,
+                    shortcut: (stride > 1 || cin != cout).then(|| site(shortcut)).transpose()?,
                 });
                 cin = cout;
             }
@@ -144,16 +152,14 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ResNet18<T, S> {
         if let Some(pool) = &self.pool {
             x = pool.forward(&x)?;
         }
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = cx.scope(&format!("blocks.{i}"), &x, |x| block.forward(cx, x))?;
-        }
+        let x = run_blocks(cx, &self.blocks, x)?;
         cx.scope("classifier", &x.global_avg_pool()?, |x| self.classifier.forward(cx, x))
     }
 
     fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
         let mut sites = vec![("stem".to_owned(), &self.stem as &dyn Site<T>)];
         for (i, block) in self.blocks.iter().enumerate() {
-            sites.extend(block.sites().map(|(name, site)| (format!("blocks.{i}.{name}"), site as &dyn Site<T>)));
+            sites.extend(block.sites().map(|(name, site)| (join(&block_path(i), name), site as &dyn Site<T>)));
         }
         sites
     }
@@ -164,10 +170,11 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ResNet18<T, S> {
             map = pool.output(map)?;
         }
         for (i, block) in self.blocks.iter().enumerate() {
+            layers.extend(LayerCost::of_shared(i, block.shared.as_ref())?);
             let mut input = map;
             for (name, site) in block.sites() {
                 let map = if name == "shortcut" { &mut input } else { &mut map };
-                layers.push(LayerCost::of_site(format!("blocks.{i}.{name}"), site, map)?);
+                layers.push(LayerCost::of_site(join(&block_path(i), name), site, map)?);
             }
         }
         layers.push(LayerCost::of_classifier(&self.classifier)?);
@@ -175,7 +182,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ResNet18<T, S> {
     }
 
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&format!("blocks.{i}")));
+        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&block_path(i)));
         Ok(Box::new(ResNet18 {
             stem: self.stem.folded_at("stem")?,
             pool: self.pool,
@@ -189,10 +196,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ResNet18<T, S> {
         if let Some(pool) = &self.pool {
             x = pool.plan(plan, x)?;
         }
-        for (i, block) in self.blocks.iter().enumerate() {
-            let Some(y) = block.plan(plan, x).map_err(|e| e.in_layer(&format!("blocks.{i}")))? else { return Ok(None) };
-            x = y;
-        }
+        let Some(x) = plan_blocks(plan, &self.blocks, x)? else { return Ok(None) };
         plan_classifier(plan, &self.classifier, x)
     }
 }

@@ -12,12 +12,15 @@
 
 use gatefold_autograd::Var;
 use gatefold_layers::{
-    Activation, ConvKind, Cx, Folded, Init, Linear, Module, Site, SiteSpec, TrainedSite, Walk, join, walk_fields,
+    Activation, ConvKind, Cx, Folded, Init, Linear, Module, Shared, Site, SiteSpec, TrainedSite, Walk, join,
+    walk_fields,
 };
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 
-use crate::network::{MaxPool, plan_classifier, plan_site, run};
+use crate::network::{
+    Block, MaxPool, block_path, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing,
+};
 use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
 
 /// Output channels of the stem.
@@ -39,7 +42,7 @@ pub struct ShuffleNetV2<T: Real, S> {
     /// Behind the stem, in the ImageNet form.
     pub pool: Option<MaxPool>,
     /// The units.
-    pub blocks: Vec<Unit<S>>,
+    pub blocks: Vec<Unit<T, S>>,
     /// 1x1 → 1024 or 2048 channels.
     pub head: S,
     /// Channels → classes.
@@ -49,14 +52,16 @@ pub struct ShuffleNetV2<T: Real, S> {
 walk_fields!(impl<T, S: Walk<T>> ShuffleNetV2<T, S> { stem, blocks, head, classifier });
 
 /// A unit: two branches, whose channels are shuffled.
-pub struct Unit<S> {
+pub struct Unit<T: Real, S> {
+    /// What the sites share, made of the input of the right branch.
+    pub shared: Option<Shared<T>>,
     /// In a unit of stride 2; else the first half of the channels passes by.
     pub left: Option<Left<S>>,
     /// The branch of every unit.
     pub right: Right<S>,
 }
 
-walk_fields!(impl<T, S: Walk<T>> Unit<S> { left, right });
+walk_fields!(impl<T, S: Walk<T>> Unit<T, S> { shared, left, right });
 
 /// The branch of two convolutions.
 pub struct Left<S> {
@@ -85,7 +90,7 @@ fn activation_behind(name: &str) -> Activation {
     if name.ends_with("depthwise") { Activation::Identity } else { Activation::Relu }
 }
 
-impl<S> Unit<S> {
+impl<T: Real, S> Unit<T, S> {
     fn left_sites(&self) -> impl Iterator<Item = (&'static str, &S)> {
         self.left
             .iter()
@@ -101,52 +106,7 @@ impl<S> Unit<S> {
         self.left_sites().chain(self.right_sites())
     }
 
-    fn forward<T: Real>(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>>
-    where
-        S: Site<T>,
-    {
-        // ANCHOR: unit
-        let (left, right) = match &self.left {
-            Some(left) => {
-                let y = run(cx, "left.depthwise", &left.depthwise, x, Activation::Identity)?;
-                (run(cx, "left.pointwise", &left.pointwise, &y, Activation::Relu)?, x.clone())
-            }
-            None => {
-                let half = x.shape()[1] / 2;
-                (x.narrow(1, 0, half)?, x.narrow(1, half, half)?)
-            }
-        };
-        let y = run(cx, "right.pointwise1", &self.right.pointwise1, &right, Activation::Relu)?;
-        let y = run(cx, "right.depthwise", &self.right.depthwise, &y, Activation::Identity)?;
-        let y = run(cx, "right.pointwise2", &self.right.pointwise2, &y, Activation::Relu)?;
-        Var::concat(&[left, y], 1)?.channel_shuffle(2)
-        // ANCHOR_END: unit
-    }
-
-    fn plan<T: Real>(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>>
-    where
-        S: Site<T>,
-    {
-        let (mut left, mut right) = (Some(x), Some(x));
-        for (name, site) in self.left_sites() {
-            let Some(input) = left else { return Ok(None) };
-            left = plan_site(plan, name, site, input, activation_behind(name))?;
-        }
-        if self.left.is_none() {
-            let [c, ..] = plan.shape(x);
-            right = Some(plan.gather(&(c / 2..c).map(|channel| (x, channel)).collect::<Vec<_>>())?);
-        }
-        for (name, site) in self.right_sites() {
-            let Some(input) = right else { return Ok(None) };
-            right = plan_site(plan, name, site, input, activation_behind(name))?;
-        }
-        let (Some(left), Some(right)) = (left, right) else { return Ok(None) };
-        let [half, ..] = plan.shape(right);
-        let shuffled: Vec<_> = (0..half).flat_map(|channel| [(left, channel), (right, channel)]).collect();
-        plan.gather(&shuffled).map(Some)
-    }
-
-    fn folded<T: Real>(&self, path: &str) -> Result<Unit<Folded<T>>, NotFoldable>
+    fn folded(&self, path: &str) -> Result<Unit<T, Folded<T>>, NotFoldable>
     where
         S: BackboneSite<T>,
     {
@@ -159,6 +119,7 @@ impl<S> Unit<S> {
         });
         let Right { pointwise1, depthwise, pointwise2 } = &self.right;
         Ok(Unit {
+            shared: self.shared.clone(),
             left: left.transpose()?,
             right: Right {
                 pointwise1: fold(pointwise1, "right.pointwise1")?,
@@ -167,6 +128,56 @@ impl<S> Unit<S> {
             },
         })
     }
+}
+
+impl<T: Real, S: Site<T>> Block<T> for Unit<T, S> {
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        // ANCHOR: unit
+        let half = x.shape()[1] / 2;
+        let right = if self.left.is_some() { x.clone() } else { x.narrow(1, half, half)? };
+        sharing(cx, self.shared.as_ref(), &right, || {
+            let left = match &self.left {
+                Some(left) => {
+                    let y = run(cx, "left.depthwise", &left.depthwise, x, Activation::Identity)?;
+                    run(cx, "left.pointwise", &left.pointwise, &y, Activation::Relu)?
+                }
+                None => x.narrow(1, 0, half)?,
+            };
+            let y = run(cx, "right.pointwise1", &self.right.pointwise1, &right, Activation::Relu)?;
+            let y = run(cx, "right.depthwise", &self.right.depthwise, &y, Activation::Identity)?;
+            let y = run(cx, "right.pointwise2", &self.right.pointwise2, &y, Activation::Relu)?;
+            Var::concat(&[left, y], 1)?.channel_shuffle(2)
+        })
+        // ANCHOR_END: unit
+    }
+
+    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+        let mut right = x;
+        if self.left.is_none() {
+            let [c, ..] = plan.shape(x);
+            right = plan.gather(&(c / 2..c).map(|channel| (x, channel)).collect::<Vec<_>>())?;
+        }
+        plan_sharing(plan, self.shared.as_ref(), right, |plan| {
+            let Some(left) = plan_branch(plan, self.left_sites(), x)? else { return Ok(None) };
+            let Some(right) = plan_branch(plan, self.right_sites(), right)? else { return Ok(None) };
+            let [half, ..] = plan.shape(right);
+            let shuffled: Vec<_> = (0..half).flat_map(|channel| [(left, channel), (right, channel)]).collect();
+            plan.gather(&shuffled).map(Some)
+        })
+    }
+}
+
+/// The steps of the sites of a branch, one after the other.
+fn plan_branch<'s, T: Real, S: Site<T> + 's>(
+    plan: &mut Builder<T>,
+    sites: impl IntoIterator<Item = (&'static str, &'s S)>,
+    mut x: Map,
+) -> Result<Option<Map>> {
+    for (name, site) in sites {
+        let Some(y) = plan_site(plan, name, site, x, activation_behind(name))? else { return Ok(None) };
+        x = y;
+    }
+    Ok(Some(x))
 }
 
 impl<T: Real> ShuffleNetV2<T, Box<dyn TrainedSite<T>>> {
@@ -198,18 +209,20 @@ impl<T: Real> ShuffleNetV2<T, Box<dyn TrainedSite<T>>> {
             for i in 0..units {
                 let stride = if i == 0 { 2 } else { 1 };
                 let right = if i == 0 { cin } else { half };
+                let site = |spec: SiteSpec| conv.build(spec.in_block(right), init);
                 let left = (i == 0).then(|| -> Result<_> {
                     Ok(Left {
-                        depthwise: conv.build(SiteSpec::depthwise(cin, 3, stride), init)?,
-                        pointwise: conv.build(SiteSpec::pointwise(cin, half), init)?,
+                        depthwise: site(SiteSpec::depthwise(cin, 3, stride))?,
+                        pointwise: site(SiteSpec::pointwise(cin, half))?,
                     })
                 });
                 blocks.push(Unit {
+                    shared: conv.shared(right, init),
                     left: left.transpose()?,
                     right: Right {
-                        pointwise1: conv.build(SiteSpec::pointwise(right, half), init)?,
-                        depthwise: conv.build(SiteSpec::depthwise(half, 3, stride), init)?,
-                        pointwise2: conv.build(SiteSpec::pointwise(half, half), init)?,
+                        pointwise1: site(SiteSpec::pointwise(right, half))?,
+                        depthwise: site(SiteSpec::depthwise(half, 3, stride))?,
+                        pointwise2: site(SiteSpec::pointwise(half, half))?,
                     },
                 });
             }
@@ -226,17 +239,15 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ShuffleNetV2<T, S> {
         if let Some(pool) = &self.pool {
             x = pool.forward(&x)?;
         }
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = cx.scope(&format!("blocks.{i}"), &x, |x| block.forward(cx, x))?;
-        }
-        x = run(cx, "head", &self.head, &x, Activation::Relu)?;
+        let x = run_blocks(cx, &self.blocks, x)?;
+        let x = run(cx, "head", &self.head, &x, Activation::Relu)?;
         cx.scope("classifier", &x.global_avg_pool()?, |x| self.classifier.forward(cx, x))
     }
 
     fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
         let mut sites = vec![("stem".to_owned(), &self.stem as &dyn Site<T>)];
         for (i, block) in self.blocks.iter().enumerate() {
-            sites.extend(block.sites().map(|(name, site)| (format!("blocks.{i}.{name}"), site as &dyn Site<T>)));
+            sites.extend(block.sites().map(|(name, site)| (join(&block_path(i), name), site as &dyn Site<T>)));
         }
         sites.push(("head".to_owned(), &self.head));
         sites
@@ -248,12 +259,13 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ShuffleNetV2<T, S> {
             map = pool.output(map)?;
         }
         for (i, block) in self.blocks.iter().enumerate() {
+            layers.extend(LayerCost::of_shared(i, block.shared.as_ref())?);
             let mut input = map;
             for (name, site) in block.left_sites() {
-                layers.push(LayerCost::of_site(format!("blocks.{i}.{name}"), site, &mut input)?);
+                layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut input)?);
             }
             for (name, site) in block.right_sites() {
-                layers.push(LayerCost::of_site(format!("blocks.{i}.{name}"), site, &mut map)?);
+                layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut map)?);
             }
         }
         layers.push(LayerCost::of_site("head".to_owned(), &self.head, &mut map)?);
@@ -262,7 +274,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ShuffleNetV2<T, S> {
     }
 
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&format!("blocks.{i}")));
+        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&block_path(i)));
         Ok(Box::new(ShuffleNetV2 {
             stem: self.stem.folded_at("stem")?,
             pool: self.pool,
@@ -277,10 +289,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ShuffleNetV2<T, S> {
         if let Some(pool) = &self.pool {
             x = pool.plan(plan, x)?;
         }
-        for (i, block) in self.blocks.iter().enumerate() {
-            let Some(y) = block.plan(plan, x).map_err(|e| e.in_layer(&format!("blocks.{i}")))? else { return Ok(None) };
-            x = y;
-        }
+        let Some(x) = plan_blocks(plan, &self.blocks, x)? else { return Ok(None) };
         let Some(x) = plan_site(plan, "head", &self.head, x, Activation::Relu)? else { return Ok(None) };
         plan_classifier(plan, &self.classifier, x)
     }

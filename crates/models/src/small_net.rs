@@ -5,11 +5,15 @@
 //! convolution replaces the three pointwise convolutions.
 
 use gatefold_autograd::Var;
-use gatefold_layers::{Activation, ConvKind, Cx, Init, Linear, Module, Site, SiteSpec, TrainedSite, Walk, walk_fields};
+use gatefold_layers::{
+    Activation, ConvKind, Cx, Folded, Init, Linear, Module, Shared, Site, SiteSpec, TrainedSite, Walk, join,
+    walk_fields,
+};
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 
-use crate::{BackboneSite, LayerCost, Network, NotFoldable};
+use crate::network::{block_path, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing};
+use crate::{BackboneSite, LayerCost, Network, NotFoldable, network};
 
 /// Output channels of the stem; the width does not change them.
 const STEM: usize = 16;
@@ -21,7 +25,7 @@ pub struct SmallNet<T: Real, S> {
     /// 3x3, input channels → 16.
     pub stem: S,
     /// Pointwise and depthwise, three times.
-    pub blocks: Vec<Block<S>>,
+    pub blocks: Vec<Block<T, S>>,
     /// Channels → classes.
     pub classifier: Linear<T>,
 }
@@ -29,14 +33,50 @@ pub struct SmallNet<T: Real, S> {
 walk_fields!(impl<T, S: Walk<T>> SmallNet<T, S> { stem, blocks, classifier });
 
 /// A pointwise convolution and a depthwise one of stride 2 behind it.
-pub struct Block<S> {
+pub struct Block<T: Real, S> {
+    /// What the sites share, made of the input.
+    pub shared: Option<Shared<T>>,
     /// 1x1, the site that the kind of convolution replaces.
     pub pointwise: S,
     /// 3x3 of each channel by itself, stride 2.
     pub depthwise: S,
 }
 
-walk_fields!(impl<T, S: Walk<T>> Block<S> { pointwise, depthwise });
+walk_fields!(impl<T, S: Walk<T>> Block<T, S> { shared, pointwise, depthwise });
+
+impl<T: Real, S> Block<T, S> {
+    fn sites(&self) -> [(&'static str, &S); 2] {
+        [("pointwise", &self.pointwise), ("depthwise", &self.depthwise)]
+    }
+
+    fn folded(&self, path: &str) -> Result<Block<T, Folded<T>>, NotFoldable>
+    where
+        S: BackboneSite<T>,
+    {
+        Ok(Block {
+            shared: self.shared.clone(),
+            pointwise: self.pointwise.folded_at(&join(path, "pointwise"))?,
+            depthwise: self.depthwise.folded_at(&join(path, "depthwise"))?,
+        })
+    }
+}
+
+impl<T: Real, S: Site<T>> network::Block<T> for Block<T, S> {
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
+        sharing(cx, self.shared.as_ref(), x, || {
+            let y = run(cx, "pointwise", &self.pointwise, x, Activation::Relu)?;
+            run(cx, "depthwise", &self.depthwise, &y, Activation::Relu)
+        })
+    }
+
+    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+        plan_sharing(plan, self.shared.as_ref(), x, |plan| {
+            let y = plan_site(plan, "pointwise", &self.pointwise, x, Activation::Relu)?;
+            let Some(y) = y else { return Ok(None) };
+            plan_site(plan, "depthwise", &self.depthwise, y, Activation::Relu)
+        })
+    }
+}
 
 impl<T: Real> SmallNet<T, Box<dyn TrainedSite<T>>> {
     /// A new network; `width` scales every layer but the stem.
@@ -53,8 +93,9 @@ impl<T: Real> SmallNet<T, Box<dyn TrainedSite<T>>> {
         let mut cin = STEM;
         for cout in channels {
             blocks.push(Block {
+                shared: conv.shared(cin, init),
                 pointwise: conv.build(SiteSpec::pointwise(cin, cout), init)?,
-                depthwise: conv.build(SiteSpec::depthwise(cout, 3, 2), init)?,
+                depthwise: conv.build(SiteSpec::depthwise(cout, 3, 2).in_block(cin), init)?,
             });
             cin = cout;
         }
@@ -62,56 +103,48 @@ impl<T: Real> SmallNet<T, Box<dyn TrainedSite<T>>> {
     }
 }
 
-impl<T: Real, S: BackboneSite<T>> SmallNet<T, S> {
-    fn each_site(&self) -> impl Iterator<Item = (String, &S)> {
-        let blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| {
-            [(format!("blocks.{i}.pointwise"), &block.pointwise), (format!("blocks.{i}.depthwise"), &block.depthwise)]
-        });
-        std::iter::once(("stem".to_owned(), &self.stem)).chain(blocks)
-    }
-}
-
 impl<T: Real, S: BackboneSite<T>> Network<T> for SmallNet<T, S> {
     // ANCHOR: forward
     fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
-        let mut x = x.clone();
-        for (path, site) in self.each_site() {
-            x = cx.scope(&path, &x, |x| site.forward(cx, x, Activation::Relu))?;
-        }
+        let x = run(cx, "stem", &self.stem, x, Activation::Relu)?;
+        let x = run_blocks(cx, &self.blocks, x)?;
         cx.scope("classifier", &x.global_avg_pool()?, |x| self.classifier.forward(cx, x))
     }
     // ANCHOR_END: forward
 
     fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
-        self.each_site().map(|(path, site)| (path, site as &dyn Site<T>)).collect()
+        let mut sites = vec![("stem".to_owned(), &self.stem as &dyn Site<T>)];
+        for (i, block) in self.blocks.iter().enumerate() {
+            sites.extend(block.sites().map(|(name, site)| (join(&block_path(i), name), site as &dyn Site<T>)));
+        }
+        sites
     }
 
     fn layers(&self, mut map: [usize; 2]) -> Result<Vec<LayerCost>> {
-        let sites = self.each_site().map(|(path, site)| LayerCost::of_site(path, site, &mut map));
-        sites.chain(std::iter::once_with(|| LayerCost::of_classifier(&self.classifier))).collect()
+        let mut layers = vec![LayerCost::of_site("stem".to_owned(), &self.stem, &mut map)?];
+        for (i, block) in self.blocks.iter().enumerate() {
+            layers.extend(LayerCost::of_shared(i, block.shared.as_ref())?);
+            for (name, site) in block.sites() {
+                layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut map)?);
+            }
+        }
+        layers.push(LayerCost::of_classifier(&self.classifier)?);
+        Ok(layers)
     }
 
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let mut blocks = Vec::new();
-        let stem = self.stem.folded_at("stem")?;
-        for (i, Block { pointwise, depthwise }) in self.blocks.iter().enumerate() {
-            blocks.push(Block {
-                pointwise: pointwise.folded_at(&format!("blocks.{i}.pointwise"))?,
-                depthwise: depthwise.folded_at(&format!("blocks.{i}.depthwise"))?,
-            });
-        }
-        Ok(Box::new(SmallNet { stem, blocks, classifier: self.classifier.clone() }))
+        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&block_path(i)));
+        Ok(Box::new(SmallNet {
+            stem: self.stem.folded_at("stem")?,
+            blocks: blocks.collect::<Result<_, _>>()?,
+            classifier: self.classifier.clone(),
+        }))
     }
 
-    fn plan(&self, plan: &mut Builder<T>, mut x: Map) -> Result<Option<Map>> {
-        for (path, site) in self.each_site() {
-            match site.plan(plan, x, Activation::Relu).map_err(|e| e.in_layer(&path))? {
-                Some(y) => x = y,
-                None => return Ok(None),
-            }
-        }
-        let means = plan.global_avg_pool(x);
-        self.classifier.plan(plan, means, Activation::Identity).map(Some)
+    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+        let Some(x) = plan_site(plan, "stem", &self.stem, x, Activation::Relu)? else { return Ok(None) };
+        let Some(x) = plan_blocks(plan, &self.blocks, x)? else { return Ok(None) };
+        plan_classifier(plan, &self.classifier, x)
     }
 }
 

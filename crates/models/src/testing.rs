@@ -8,7 +8,7 @@ use gatefold_tensor::random::{self, Purpose, randn};
 use gatefold_tensor::{Result, Tensor};
 
 use crate::description::{Backbone, Normalisation};
-use crate::{Description, Model, Network, Summary};
+use crate::{Description, Model, Network, Resolution, Summary};
 
 /// A model for images with three channels.
 pub fn model(backbone: Backbone, conv: &ConvKind, width: f64, side: usize, classes: usize) -> Result<Model<f32>> {
@@ -86,7 +86,10 @@ pub fn randomise(network: &mut dyn Network<f64>) {
     let mut rng = random::stream(0, Purpose::Test, 2, 0);
     network.walk_mut("", &mut |key, mut entry| {
         let shape = *entry.value().shape();
-        let fan_in: usize = shape.iter().skip(1).product();
+        // Experts are kernels behind an axis of their own.
+        let fan_in: usize = shape.iter().skip(shape.len().saturating_sub(3).max(1)).product();
+        // A layer of few inputs makes kernels of many: these would blow up what runs through them.
+        let fan_in = if shape.len() == 2 { fan_in.max(32) } else { fan_in };
         for v in entry.value().as_mut_slice() {
             *v = match () {
                 () if key.ends_with("running_var") => random::uniform(&mut rng, 0.5, 2.0),
@@ -205,6 +208,59 @@ fn for_each_parameter(
     });
 }
 
+/// A network of one backbone for three channels and three classes, as small as it gets.
+type Tiny<'a> = &'a dyn Fn(&ConvKind, Resolution) -> Box<dyn Network<f64>>;
+
+fn thin_mdconv() -> ConvKind {
+    ConvKind::MdConv(MdConv { m: 2, ..MdConv::default() })
+}
+
+/// Holds the gradients of a backbone in both forms to central differences.
+pub fn assert_all_gradients(tiny: Tiny<'_>, cifar: [usize; 2], imagenet: [usize; 2]) {
+    assert_gradients(tiny(&named("static"), Resolution::Cifar), cifar);
+    assert_gradients(tiny(&named("static"), Resolution::Imagenet), imagenet);
+    assert_gradients(tiny(&thin_mdconv(), Resolution::Cifar), cifar);
+}
+
+/// Holds the folds of a backbone to what they were made of.
+pub fn assert_all_folds(tiny: Tiny<'_>) {
+    for conv in [named("static"), named("maconv"), thin_mdconv()] {
+        assert_folds(tiny(&conv, Resolution::Cifar), [9, 12]);
+    }
+    assert_folds(tiny(&thin_mdconv(), Resolution::Imagenet), [37, 33]);
+}
+
+/// The keys of a backbone with static sites at width 1, for ten classes.
+pub struct Keys<'a> {
+    pub side: usize,
+    /// Every site below these parts, with the shape of its kernels.
+    pub parts: &'a [&'a str],
+    pub sites: &'a [(&'a str, [usize; 4])],
+    /// Channels that the classifier reads.
+    pub features: usize,
+    /// Sites of the whole network.
+    pub count: usize,
+}
+
+/// Holds a backbone to its keys, trained and folded.
+pub fn assert_keys(backbone: Backbone, expected: &Keys<'_>) {
+    let trained = model(backbone, &named("static"), 1.0, expected.side, 10).unwrap();
+    let folded = trained.fold().unwrap();
+    let looked_at = |key: &str| expected.parts.iter().any(|part| key.starts_with(part));
+    assert_eq!(keys(&*trained.network, looked_at), static_keys(expected.sites));
+    let of_folded = expected.sites.iter().flat_map(|(path, shape)| {
+        [format!("{path}.conv.bias [{}]", shape[0]), format!("{path}.conv.weight {shape:?}")]
+    });
+    let mut of_folded: Vec<_> = of_folded.collect();
+    of_folded.sort();
+    assert_eq!(keys(&*folded.network, looked_at), of_folded);
+    let classifier = ["classifier.bias [10]".to_owned(), format!("classifier.weight [10, {}]", expected.features)];
+    for (model, values) in [(&trained, 5), (&folded, 2)] {
+        assert_eq!(keys(&*model.network, |key| key.starts_with("classifier")), classifier);
+        assert_eq!(model.network.state().len(), expected.count * values + 2);
+    }
+}
+
 /// `key shape` of every value whose key passes, one a line.
 pub fn keys(network: &dyn Network<f32>, filter: impl Fn(&str) -> bool) -> Vec<String> {
     let state = network.state();
@@ -212,7 +268,7 @@ pub fn keys(network: &dyn Network<f32>, filter: impl Fn(&str) -> bool) -> Vec<St
 }
 
 /// The keys of static sites, from `path weight-shape`, sorted.
-pub fn static_keys(sites: &[(&str, [usize; 4])]) -> Vec<String> {
+fn static_keys(sites: &[(&str, [usize; 4])]) -> Vec<String> {
     let mut keys: Vec<_> = (sites.iter())
         .flat_map(|(path, shape)| {
             let norm =

@@ -36,17 +36,28 @@ pub struct Builder<T: Real> {
     /// `[C, H, W]` of each map; the first one is the input.
     maps: Vec<[usize; 3]>,
     steps: Vec<Step<T>>,
+    shared: Option<Map>,
 }
 
 impl<T: Real> Builder<T> {
     /// A plan without steps, and its input of `[C, H, W]` an image.
     pub fn new(input: [usize; 3]) -> (Self, Map) {
-        (Builder { maps: vec![input], steps: Vec::new() }, Map(0))
+        (Builder { maps: vec![input], steps: Vec::new(), shared: None }, Map(0))
     }
 
     /// `[C, H, W]` of a map.
     pub fn shape(&self, x: Map) -> [usize; 3] {
         self.maps[x.0]
+    }
+
+    /// Sets the map that the layers of a block share beside its input; returns the one before.
+    pub fn share(&mut self, map: Option<Map>) -> Option<Map> {
+        std::mem::replace(&mut self.shared, map)
+    }
+
+    /// The map that the layers of the block at hand share, if there is one.
+    pub fn shared(&self) -> Option<Map> {
+        self.shared
     }
 
     fn push(&mut self, shape: [usize; 3], step: impl FnOnce(Map) -> Step<T>) -> Map {

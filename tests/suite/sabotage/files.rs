@@ -61,6 +61,18 @@ fn the_program_names_where_a_tampered_file_parts() {
 }
 
 #[test]
+fn a_layer_that_a_block_shares_belongs_to_no_site() {
+    let folder = Folder::new();
+    let last = verdict(&folder, "train --conv condconv --set conv.share=block --steps 20 --out run", 0);
+    assert!(last.starts_with("EQUAL"), "{last}");
+    let key = "blocks.1.shared.router.weight";
+    tamper(&folder, "run/folded/model.safetensors", "router", key, |w| w.as_mut_slice()[0] += 0.5);
+    let last = verdict(&folder, "verify run router --limit 120", 1);
+    let expected = format!("NOT EQUAL: parts first at `logits` (rounding): weights or statistics: `{key}` is ");
+    assert!(last.starts_with(&expected), "{last}");
+}
+
+#[test]
 fn a_model_that_normalises_otherwise_is_not_equal() {
     let folder = Folder::new();
     let last = verdict(&folder, "train --conv static --steps 2 --out run", 0);

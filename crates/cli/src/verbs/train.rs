@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use gatefold_data::{Kind, Loaded, Request, load};
+use gatefold_layers::ConvKind;
 use gatefold_tensor::Real;
 use gatefold_train::{
     Conclusion, Config, ConfigFile, Error, Outcome, Precision, Recipe, RunDir, RunRecord, Status, Trainer, conclude,
@@ -12,6 +14,10 @@ use toml::{Table, Value};
 
 use crate::progress::Progress;
 use crate::{place, print};
+
+/// The help of `--conv`: with every kind there is.
+static KINDS: LazyLock<String> =
+    LazyLock::new(|| format!("The kind of convolution: {} [default: mdconv]", ConvKind::NAMES.join(", ")));
 
 /// What `train` takes.
 #[derive(clap::Args)]
@@ -22,9 +28,7 @@ pub struct Args {
     /// The backbone: smallnet, mobilenetv2, shufflenetv2 or resnet18 [default: smallnet]
     #[arg(long)]
     model: Option<String>,
-    /// The kind of convolution: static, maconv, mdconv, dyconv, condconv, weightnet, dcd, dynamicfilter, se, expandnet,
-    /// acnet or repvgg; the last two need kernels larger than 1x1, as --model resnet18 has [default: mdconv]
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", help = KINDS.as_str())]
     conv: Option<String>,
     /// Width multiplier; shufflenetv2 has 0.5, 1, 1.5 and 2 [default: 1]
     #[arg(long, value_name = "X")]

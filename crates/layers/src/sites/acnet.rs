@@ -9,11 +9,11 @@
 //! here they are aligned for any.
 
 use gatefold_autograd::Var;
-use gatefold_tensor::{Error, Real, Result, Tensor};
+use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::parallel::{ConvBn, check_kernel};
-use super::{Cost, FoldError, Folded, FoldedConv, Site, SiteSpec, TrainedSite};
+use super::{Cost, FoldError, Folded, FoldedConv, Kind, Site, SiteSpec, TrainedSite};
 use crate::{Activation, Cx, Init, Walk, walk_fields};
 
 /// The options of ACNet.
@@ -30,16 +30,15 @@ impl Default for AcNet {
     }
 }
 
-impl AcNet {
-    pub(super) fn check(&self) -> Result<(), String> {
+impl Kind for AcNet {
+    fn check(&self) -> Result<(), String> {
         if !(self.gamma > 0.0 && self.gamma <= 1024.0) {
             return Err(format!("the initial gamma {} is not in (0, 1024]", self.gamma));
         }
         Ok(())
     }
 
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<AcBlock<T>> {
-        self.check().map_err(|why| Error::invalid("acnet", why))?;
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
         check_kernel("acnet", &spec)?;
         let k = spec.kernel;
         let branch = |taps| {
@@ -47,7 +46,12 @@ impl AcNet {
             branch.bn.weight.value = branch.bn.weight.value.map(|_| T::of(self.gamma));
             branch
         };
-        Ok(AcBlock { spec, square: branch([k, k]), vertical: branch([k, 1]), horizontal: branch([1, k]) })
+        let [square, vertical, horizontal] = [[k, k], [k, 1], [1, k]].map(branch);
+        Ok(Box::new(AcBlock { spec, square, vertical, horizontal }))
+    }
+
+    fn smallest_kernel(&self) -> usize {
+        3
     }
 }
 

@@ -25,7 +25,7 @@ use gatefold_tensor::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::generated::{FoldedGenerated, Generator};
-use super::{Cost, FoldError, Folded, Site, SiteSpec, TrainedSite};
+use super::{Cost, FoldError, Folded, Kind, Site, SiteSpec, TrainedSite};
 use crate::{Activation, BatchNorm2d, Conv2d, Cx, Init, Module, Param, Walk, fold, walk_fields};
 
 /// The options of DCD.
@@ -73,17 +73,16 @@ impl Sizes {
     }
 }
 
-impl Dcd {
-    pub(super) fn check(&self) -> Result<(), String> {
+impl Kind for Dcd {
+    fn check(&self) -> Result<(), String> {
         if self.squeeze == 0 {
             return Err("the squeeze 0 is not positive".to_owned());
         }
         Ok(())
     }
 
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Decomposed<T>> {
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
         let invalid = |why| Error::invalid("dcd", why);
-        self.check().map_err(invalid)?;
         let SiteSpec { cin, cout, kernel, padding, dilation, groups, .. } = spec;
         if groups > 1 {
             return Err(invalid(format!("the decomposition has no groups, the place has {groups}")));
@@ -97,7 +96,7 @@ impl Dcd {
             if kernel == 1 { Sizes::pointwise(cin, cout, self.squeeze) } else { Sizes::spatial(cin) };
         let place = |cin, cout| SiteSpec::pointwise(cin, cout);
         let layer = |o: usize, i: usize| Projection { weight: Param::new(init.normal([o, i], 0.01)) };
-        Ok(Decomposed {
+        Ok(Box::new(Decomposed {
             spec,
             conv: Conv2d::new(&spec, false, init),
             conv_q: Conv2d::new(&SiteSpec { stride: spec.stride, ..place(cin, latent) }, false, init),
@@ -112,7 +111,7 @@ impl Dcd {
                 fc_scale: layer(cout, squeezed),
             },
             bn: BatchNorm2d::new(cout),
-        })
+        }))
     }
 }
 

@@ -10,11 +10,11 @@
 
 use gatefold_autograd::Var;
 use gatefold_tensor::plan::{Builder, Map};
-use gatefold_tensor::{Error, Real, Result, Tensor};
+use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::generated::{Experts, Generated, Generator};
-use super::{Cost, SiteSpec};
+use super::{Cost, Kind, SiteSpec, TrainedSite};
 use crate::{Attention, Buffer, Cx, EntryMut, Gate, Init, Walk, walk_fields};
 
 /// The options of DYConv.
@@ -41,7 +41,15 @@ impl Default for DyConv {
 pub(super) const MAX_KERNELS: usize = 1024;
 
 impl DyConv {
-    pub(super) fn check(&self) -> Result<(), String> {
+    /// τ in `epoch`, counted from 0.
+    pub fn temperature_at(&self, epoch: usize) -> f64 {
+        let share = if self.anneal == 0 { 0.0 } else { epoch.min(self.anneal) as f64 / self.anneal as f64 };
+        self.temperature + (1.0 - self.temperature) * share
+    }
+}
+
+impl Kind for DyConv {
+    fn check(&self) -> Result<(), String> {
         if !(1..=MAX_KERNELS).contains(&self.kernels) {
             return Err(format!("{} kernels are not in 1 ..= {MAX_KERNELS}", self.kernels));
         }
@@ -51,34 +59,27 @@ impl DyConv {
         super::check_hidden(self.hidden)
     }
 
-    /// τ in `epoch`, counted from 0.
-    pub fn temperature_at(&self, epoch: usize) -> f64 {
-        let share = if self.anneal == 0 { 0.0 } else { epoch.min(self.anneal) as f64 / self.anneal as f64 };
-        self.temperature + (1.0 - self.temperature) * share
-    }
-
-    /// Gives every annealed site below `module` the temperature of `epoch`.
-    pub(super) fn begin_epoch<T: Real>(&self, epoch: usize, module: &mut (impl Walk<T> + ?Sized)) {
-        let temperature = T::of(self.temperature_at(epoch));
-        module.walk_mut("", &mut |key, entry| {
-            if let (Some("temperature"), EntryMut::Buffer(buffer)) = (key.rsplit('.').next(), entry) {
-                buffer.value = buffer.value.map(|_| temperature);
-            }
-        });
-    }
-
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Generated<T, Kernels<T>>> {
-        self.check().map_err(|why| Error::invalid("dyconv", why))?;
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
         let hidden = Attention::<T>::hidden_width(spec.cin, self.hidden);
         let temperature = Tensor::full([1], T::of(self.temperature));
-        Ok(Generated::new(
+        Ok(Box::new(Generated::new(
             spec,
             Kernels {
                 experts: Experts::new(&spec, self.kernels, init),
                 attention: Attention::new(spec.cin, hidden, self.kernels, Gate::Softmax, self.temperature, init),
                 temperature: (self.anneal > 0).then(|| Buffer::new(temperature)),
             },
-        ))
+        )))
+    }
+
+    /// Gives every annealed site below `network` the temperature of `epoch`.
+    fn begin_epoch<T: Real>(&self, epoch: usize, network: &mut (impl Walk<T> + ?Sized)) {
+        let temperature = T::of(self.temperature_at(epoch));
+        network.walk_mut("", &mut |key, entry| {
+            if let (Some("temperature"), EntryMut::Buffer(buffer)) = (key.rsplit('.').next(), entry) {
+                buffer.value = buffer.value.map(|_| temperature);
+            }
+        });
     }
 }
 

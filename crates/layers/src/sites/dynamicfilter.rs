@@ -12,11 +12,11 @@
 
 use gatefold_autograd::Var;
 use gatefold_tensor::plan::{Builder, Map};
-use gatefold_tensor::{Error, Real, Result, Tensor};
+use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::generated::{Generated, Generator, plan_in_memory_order};
-use super::{Cost, SiteSpec, check_hidden};
+use super::{Cost, Kind, SiteSpec, TrainedSite, check_hidden};
 use crate::{Activation, Attention, Cx, Init, Linear, Module, Param, fold, walk_fields};
 
 /// The options of the dynamic filter.
@@ -33,17 +33,16 @@ impl Default for DynamicFilter {
     }
 }
 
-impl DynamicFilter {
-    pub(super) fn check(&self) -> Result<(), String> {
+impl Kind for DynamicFilter {
+    fn check(&self) -> Result<(), String> {
         check_hidden(self.hidden)
     }
 
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Generated<T, Filters<T>>> {
-        self.check().map_err(|why| Error::invalid("dynamicfilter", why))?;
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
         let d = Attention::<T>::hidden_width(spec.cin, self.hidden);
         let kernels = spec.weight_shape();
         let len = kernels.iter().product::<usize>();
-        Ok(Generated::new(
+        Ok(Box::new(Generated::new(
             spec,
             Filters {
                 kernels,
@@ -53,7 +52,7 @@ impl DynamicFilter {
                     bias: Param::new(init.kernels(kernels).reshape([len])?),
                 },
             },
-        ))
+        )))
     }
 }
 

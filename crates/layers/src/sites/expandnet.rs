@@ -18,7 +18,7 @@ use gatefold_tensor::kernels::compose::compose_kernels;
 use gatefold_tensor::{Error, Real, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Cost, FoldError, Folded, FoldedConv, Site, SiteSpec, TrainedSite};
+use super::{Cost, FoldError, Folded, FoldedConv, Kind, Site, SiteSpec, TrainedSite};
 use crate::fold::{self, kernels};
 use crate::{Activation, BatchNorm2d, Conv2d, Cx, Init, Module, Walk, walk_fields};
 
@@ -55,17 +55,16 @@ impl Default for ExpandNet {
     }
 }
 
-impl ExpandNet {
-    pub(super) fn check(&self) -> Result<(), String> {
+impl Kind for ExpandNet {
+    fn check(&self) -> Result<(), String> {
         if !(1..=64).contains(&self.rate) {
             return Err(format!("the expansion rate {} is not in 1 ..= 64", self.rate));
         }
         Ok(())
     }
 
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<ExpandedConv<T>> {
-        self.check().map_err(|why| Error::invalid("expandnet", why))?;
-        ExpandedConv::new(spec, self, init)
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
+        Ok(Box::new(ExpandedConv::new(spec, self, init)?))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Convolution sites: the places of a backbone where a convolution with its normalisation stands, and the systems that
 //! can stand there.
 //!
-//! A new system is one file here, one variant of [`ConvKind`] and one line in each of its two lists.
+//! A new system is one file here and one line in the list of kinds.
 
 mod acnet;
 mod condconv;
@@ -37,10 +37,10 @@ pub use parallel::ConvBn;
 pub use repvgg::{Identity, RepVgg, RepVggBlock};
 pub use se::{Se, SqueezeExcite};
 pub use spec::{Cost, SiteSpec};
-pub use static_conv::StaticConv;
+pub use static_conv::{Static, StaticConv};
 pub use weightnet::{Grouped, WeightNet, Weights};
 
-use crate::{Activation, Cx, Init, Walk};
+use crate::{Activation, Cx, Init, Shared, Walk};
 
 /// A convolution with its normalisation, in the place that a backbone declares.
 pub trait Site<T: Real>: Walk<T> {
@@ -91,151 +91,135 @@ pub enum FoldError {
     Op(#[from] Error),
 }
 
-/// The kind of convolution at the replaceable sites of a backbone, with its options.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum ConvKind {
-    /// A plain convolution and a batch norm.
-    Static(Static),
-    /// The paper's multi-layer asymmetric convolution.
-    MaConv(MaConv),
-    /// The paper's multi-layer dynamic convolution.
-    MdConv(MdConv),
-    /// A sum of kernels weighed by attention.
-    DyConv(DyConv),
-    /// A sum of kernels weighed by a router.
-    CondConv(CondConv),
-    /// A kernel from a small network.
-    WeightNet(WeightNet),
-    /// Dynamic convolution by decomposition.
-    Dcd(Dcd),
-    /// Every value of the kernel from a network.
-    DynamicFilter(DynamicFilter),
-    /// Squeeze-and-excitation behind the convolution.
-    Se(Se),
-    /// ExpandNet's row of three convolutions.
-    ExpandNet(ExpandNet),
-    /// ACNet's square, column and row.
-    AcNet(AcNet),
-    /// RepVGG's k x k, 1 x 1 and identity.
-    RepVgg(RepVgg),
-}
-
-/// The static convolution has no options.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Static {}
-
-impl ConvKind {
-    /// The names of all kinds, as the command line takes them.
-    pub const NAMES: &[&str] = &[
-        "static",
-        "maconv",
-        "mdconv",
-        "dyconv",
-        "condconv",
-        "weightnet",
-        "dcd",
-        "dynamicfilter",
-        "se",
-        "expandnet",
-        "acnet",
-        "repvgg",
-    ];
-
-    /// The kind of that name with its default options; `None` if there is none.
-    pub fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "static" => ConvKind::Static(Static {}),
-            "maconv" => ConvKind::MaConv(MaConv::default()),
-            "mdconv" => ConvKind::MdConv(MdConv::default()),
-            "dyconv" => ConvKind::DyConv(DyConv::default()),
-            "condconv" => ConvKind::CondConv(CondConv::default()),
-            "weightnet" => ConvKind::WeightNet(WeightNet::default()),
-            "dcd" => ConvKind::Dcd(Dcd::default()),
-            "dynamicfilter" => ConvKind::DynamicFilter(DynamicFilter::default()),
-            "se" => ConvKind::Se(Se::default()),
-            "expandnet" => ConvKind::ExpandNet(ExpandNet::default()),
-            "acnet" => ConvKind::AcNet(AcNet::default()),
-            "repvgg" => ConvKind::RepVgg(RepVgg::default()),
-            _ => return None,
-        })
-    }
-
-    /// The name.
-    pub fn name(&self) -> &'static str {
-        match self {
-            ConvKind::Static(_) => "static",
-            ConvKind::MaConv(_) => "maconv",
-            ConvKind::MdConv(_) => "mdconv",
-            ConvKind::DyConv(_) => "dyconv",
-            ConvKind::CondConv(_) => "condconv",
-            ConvKind::WeightNet(_) => "weightnet",
-            ConvKind::Dcd(_) => "dcd",
-            ConvKind::DynamicFilter(_) => "dynamicfilter",
-            ConvKind::Se(_) => "se",
-            ConvKind::ExpandNet(_) => "expandnet",
-            ConvKind::AcNet(_) => "acnet",
-            ConvKind::RepVgg(_) => "repvgg",
-        }
-    }
-
+/// What a kind of convolution says of itself; its options implement it.
+trait Kind: Default {
     /// Checks the options that no place can make right.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn check(&self) -> Result<(), String> {
-        match self {
-            ConvKind::Static(_) => Ok(()),
-            ConvKind::MaConv(options) => options.check(),
-            ConvKind::MdConv(options) => options.check(),
-            ConvKind::DyConv(options) => options.check(),
-            ConvKind::CondConv(options) => options.check(),
-            ConvKind::WeightNet(options) => options.check(),
-            ConvKind::Dcd(options) => options.check(),
-            ConvKind::DynamicFilter(options) => options.check(),
-            ConvKind::Se(options) => options.check(),
-            ConvKind::ExpandNet(options) => options.check(),
-            ConvKind::AcNet(options) => options.check(),
-            ConvKind::RepVgg(options) => options.check(),
+    fn check(&self) -> Result<(), String>;
+
+    /// A new site; the options are checked.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the options do not fit the place.
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>>;
+
+    /// What the sites of a block share whose input has `cin` channels, if they do.
+    fn shared<T: Real>(&self, cin: usize, init: &Init) -> Option<Shared<T>> {
+        let _ = (cin, init);
+        None
+    }
+
+    /// The least extent of a kernel that it can replace.
+    fn smallest_kernel(&self) -> usize {
+        1
+    }
+
+    /// Sets what changes from epoch to epoch in the network that this kind was built in.
+    fn begin_epoch<T: Real>(&self, epoch: usize, network: &mut (impl Walk<T> + ?Sized)) {
+        let _ = (epoch, network);
+    }
+}
+
+/// Writes [`ConvKind`] and whatever goes through all kinds.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:literal => $kind:ident,)+) => {
+        /// The kind of convolution at the replaceable sites of a backbone, with its options.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        pub enum ConvKind {
+            $($(#[$doc])* #[serde(rename = $name)] $kind($kind),)+
         }
-    }
 
-    /// The least extent of a kernel that this kind can replace.
-    pub fn smallest_kernel(&self) -> usize {
-        if matches!(self, ConvKind::AcNet(_) | ConvKind::RepVgg(_)) { 3 } else { 1 }
-    }
+        impl ConvKind {
+            /// The names of all kinds, as the command line takes them.
+            pub const NAMES: &[&str] = &[$($name),+];
 
+            /// The kind of that name with its default options; `None` if there is none.
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(ConvKind::$kind($kind::default())),)+
+                    _ => None,
+                }
+            }
+
+            /// The name.
+            pub fn name(&self) -> &'static str {
+                match self { $(ConvKind::$kind(_) => $name,)+ }
+            }
+
+            /// Checks the options that no place can make right.
+            ///
+            /// # Errors
+            /// What is wrong, in words.
+            pub fn check(&self) -> Result<(), String> {
+                match self { $(ConvKind::$kind(options) => options.check(),)+ }
+            }
+
+            /// The least extent of a kernel that this kind can replace.
+            pub fn smallest_kernel(&self) -> usize {
+                match self { $(ConvKind::$kind(options) => options.smallest_kernel(),)+ }
+            }
+
+            /// A site at a replaceable place.
+            fn build_replaced<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
+                match self { $(ConvKind::$kind(options) => options.build(spec, init),)+ }
+            }
+
+            /// What the sites of a block share whose input has `cin` channels, if they do.
+            pub fn shared<T: Real>(&self, cin: usize, init: &Init) -> Option<Shared<T>> {
+                match self { $(ConvKind::$kind(options) => options.shared(cin, init),)+ }
+            }
+
+            /// Sets what a kind changes from epoch to epoch in the network that it was built in: the temperature of an
+            /// annealed DYConv. Epochs count from 0.
+            pub fn begin_epoch<T: Real>(&self, epoch: usize, network: &mut (impl Walk<T> + ?Sized)) {
+                match self { $(ConvKind::$kind(options) => options.begin_epoch(epoch, network),)+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A plain convolution and a batch norm.
+    "static" => Static,
+    /// The paper's multi-layer asymmetric convolution.
+    "maconv" => MaConv,
+    /// The paper's multi-layer dynamic convolution.
+    "mdconv" => MdConv,
+    /// A sum of kernels weighed by attention.
+    "dyconv" => DyConv,
+    /// A sum of kernels weighed by a router.
+    "condconv" => CondConv,
+    /// A kernel from a small network.
+    "weightnet" => WeightNet,
+    /// Dynamic convolution by decomposition.
+    "dcd" => Dcd,
+    /// Every value of the kernel from a network.
+    "dynamicfilter" => DynamicFilter,
+    /// Squeeze-and-excitation behind the convolution.
+    "se" => Se,
+    /// ExpandNet's row of three convolutions.
+    "expandnet" => ExpandNet,
+    /// ACNet's square, column and row.
+    "acnet" => AcNet,
+    /// RepVGG's k x k, 1 x 1 and identity.
+    "repvgg" => RepVgg,
+}
+
+impl ConvKind {
     /// A new site of this kind, or a static one where the place is not replaceable.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the options do not fit the place.
     pub fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
         spec.check()?;
-        Ok(match self {
-            ConvKind::MaConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::MdConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::DyConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::CondConv(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::WeightNet(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::Dcd(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::DynamicFilter(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::Se(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::ExpandNet(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::AcNet(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            ConvKind::RepVgg(options) if spec.replaceable => Box::new(options.build(spec, init)?),
-            _ => Box::new(StaticConv::new(spec, init)),
-        })
-    }
-}
-
-impl ConvKind {
-    /// Sets what a kind changes from epoch to epoch in the network that it was built in: the temperature of an annealed
-    /// DYConv. Epochs count from 0.
-    pub fn begin_epoch<T: Real>(&self, epoch: usize, network: &mut (impl Walk<T> + ?Sized)) {
-        if let ConvKind::DyConv(options) = self {
-            options.begin_epoch(epoch, network);
+        if !spec.replaceable {
+            return Static {}.build(spec, init);
         }
+        self.check().map_err(|why| Error::invalid(self.name(), why))?;
+        self.build_replaced(spec, init)
     }
 }
 

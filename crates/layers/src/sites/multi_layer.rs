@@ -17,7 +17,7 @@ use gatefold_tensor::kernels::compose::compose_kernels;
 use gatefold_tensor::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{CompactDynamic, Cost, FoldError, Folded, FoldedConv, Site, SiteSpec, TrainedSite};
+use super::{CompactDynamic, Cost, FoldError, Folded, FoldedConv, Kind, Site, SiteSpec, TrainedSite};
 use crate::{Activation, Attention, BatchNorm2d, Conv2d, Cx, Gate, Init, Mode, Module, Walk, fold, walk_fields};
 
 /// The form in which a multi-layer convolution trains.
@@ -112,8 +112,8 @@ impl Default for MdConv {
 /// More channels than this are nobody's branch; a file could ask for any number.
 const MAX_M: usize = 65_536;
 
-impl MaConv {
-    pub(super) fn check(&self) -> Result<(), String> {
+impl Kind for MaConv {
+    fn check(&self) -> Result<(), String> {
         let MaConv { m, activation, form, .. } = *self;
         if !(1..=MAX_M).contains(&m) {
             return Err(format!("m = {m} is not in 1 ..= {MAX_M}"));
@@ -126,9 +126,8 @@ impl MaConv {
         Ok(())
     }
 
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<MultiLayer<T>> {
-        self.check().map_err(|why| Error::invalid("maconv", why))?;
-        MultiLayer::new(spec, self, None, init)
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
+        Ok(Box::new(MultiLayer::new(spec, self, None, init)?))
     }
 }
 
@@ -137,8 +136,10 @@ impl MdConv {
         let MdConv { m, bypass, activation, form, .. } = *self;
         MaConv { m, bypass, activation, form }
     }
+}
 
-    pub(super) fn check(&self) -> Result<(), String> {
+impl Kind for MdConv {
+    fn check(&self) -> Result<(), String> {
         super::check_hidden(self.hidden)?;
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return Err(format!("the temperature {} is not positive and finite", self.temperature));
@@ -146,9 +147,8 @@ impl MdConv {
         self.branch().check()
     }
 
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<MultiLayer<T>> {
-        self.check().map_err(|why| Error::invalid("mdconv", why))?;
-        MultiLayer::new(spec, &self.branch(), Some(self), init)
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
+        Ok(Box::new(MultiLayer::new(spec, &self.branch(), Some(self), init)?))
     }
 }
 

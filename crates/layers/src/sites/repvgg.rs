@@ -15,7 +15,7 @@ use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::parallel::{ConvBn, centre, check_kernel, crop};
-use super::{Cost, FoldError, Folded, FoldedConv, Site, SiteSpec, TrainedSite};
+use super::{Cost, FoldError, Folded, FoldedConv, Kind, Site, SiteSpec, TrainedSite};
 use crate::fold::{self, kernels};
 use crate::{Activation, BatchNorm2d, Cx, Init, Walk, walk_fields};
 
@@ -35,24 +35,27 @@ impl Default for RepVgg {
     }
 }
 
-impl RepVgg {
-    pub(super) fn check(&self) -> Result<(), String> {
+impl Kind for RepVgg {
+    fn check(&self) -> Result<(), String> {
         if !self.pointwise && !self.identity {
             return Err("without the 1x1 and the identity branch nothing of RepVGG is left; use kind static".to_owned());
         }
         Ok(())
     }
 
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<RepVggBlock<T>> {
-        self.check().map_err(|why| gatefold_tensor::Error::invalid("repvgg", why))?;
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
         check_kernel("repvgg", &spec)?;
         let fits = spec.cin == spec.cout && spec.stride == 1;
-        Ok(RepVggBlock {
+        Ok(Box::new(RepVggBlock {
             spec,
             dense: ConvBn::new(&spec, [spec.kernel; 2], init),
             pointwise: self.pointwise.then(|| ConvBn::new(&spec, [1; 2], init)),
             identity: (self.identity && fits).then(|| Identity { bn: BatchNorm2d::new(spec.cout) }),
-        })
+        }))
+    }
+
+    fn smallest_kernel(&self) -> usize {
+        3
     }
 }
 

@@ -10,10 +10,10 @@
 //! pointwise site of stride 1, and only there, GAP(u) is a function of GAP(x).)
 
 use gatefold_autograd::Var;
-use gatefold_tensor::{Error, Real, Result};
+use gatefold_tensor::{Real, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Cost, FoldError, Folded, Site, SiteSpec, TrainedSite};
+use super::{Cost, FoldError, Folded, Kind, Site, SiteSpec, TrainedSite};
 use crate::{Activation, Attention, BatchNorm2d, Conv2d, Cx, Gate, Init, Module, Walk, walk_fields};
 
 /// The options of squeeze-and-excitation.
@@ -30,23 +30,22 @@ impl Default for Se {
     }
 }
 
-impl Se {
-    pub(super) fn check(&self) -> Result<(), String> {
+impl Kind for Se {
+    fn check(&self) -> Result<(), String> {
         if self.reduction == 0 {
             return Err("the reduction 0 is not positive".to_owned());
         }
         Ok(())
     }
 
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<SqueezeExcite<T>> {
-        self.check().map_err(|why| Error::invalid("se", why))?;
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
         let (channels, hidden) = (spec.cout, (spec.cout / self.reduction).max(1));
-        Ok(SqueezeExcite {
+        Ok(Box::new(SqueezeExcite {
             spec,
             conv: Conv2d::new(&spec, false, init),
             bn: BatchNorm2d::new(channels),
             se: Attention::new(channels, hidden, channels, Gate::Sigmoid, 1.0, init),
-        })
+        }))
     }
 }
 

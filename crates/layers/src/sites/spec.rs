@@ -23,6 +23,8 @@ pub struct SiteSpec {
     pub dilation: usize,
     /// Groups of channels that do not see each other.
     pub groups: usize,
+    /// Input channels of the block that the site belongs to; its own where it stands alone.
+    pub block: usize,
     /// Whether the kind of convolution replaces this site, or it stays static.
     pub replaceable: bool,
 }
@@ -30,7 +32,7 @@ pub struct SiteSpec {
 impl SiteSpec {
     /// A replaceable 1 x 1 convolution.
     pub fn pointwise(cin: usize, cout: usize) -> Self {
-        SiteSpec { cin, cout, kernel: 1, stride: 1, padding: 0, dilation: 1, groups: 1, replaceable: true }
+        SiteSpec { cin, cout, kernel: 1, stride: 1, padding: 0, dilation: 1, groups: 1, block: cin, replaceable: true }
     }
 
     /// A replaceable k x k convolution, k odd, padded so that stride 1 keeps the size of the map.
@@ -41,6 +43,12 @@ impl SiteSpec {
     /// A k x k convolution of each channel by itself, which stays static.
     pub fn depthwise(channels: usize, kernel: usize, stride: usize) -> Self {
         SiteSpec { groups: channels, replaceable: false, ..Self::same(channels, channels, kernel, stride) }
+    }
+
+    /// The same place, in a block whose input has so many channels.
+    #[must_use]
+    pub fn in_block(self, channels: usize) -> Self {
+        SiteSpec { block: channels, ..self }
     }
 
     /// The same place, with a convolution that stays static.

@@ -2,9 +2,25 @@
 
 use gatefold_autograd::Var;
 use gatefold_tensor::{Real, Result};
+use serde::{Deserialize, Serialize};
 
-use super::{Cost, FoldError, Folded, FoldedConv, Site, SiteSpec, TrainedSite};
+use super::{Cost, FoldError, Folded, FoldedConv, Kind, Site, SiteSpec, TrainedSite};
 use crate::{Activation, BatchNorm2d, Conv2d, Cx, Init, Walk, fold, walk_fields};
+
+/// The static convolution has no options.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Static {}
+
+impl Kind for Static {
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
+        Ok(Box::new(StaticConv::new(spec, init)))
+    }
+}
 
 /// A convolution without bias and the batch norm behind it.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@
 //! ```
 //! (wn.3) is a fully connected layer in G·Cout groups without bias: each group makes a G-th of one output's kernel. A
 //! depthwise site is the authors' depthwise variant, M/G coefficients and one group a channel. Each site has a layer R of its
-//! own, on its own input; the authors share one among the sites of a block.
+//! own, on its own input, or shares one, on the input of its block, whose channels then count in C_g, as the authors do.
 //!
 //! Folds to the same network with scaled V and a bias.
 
@@ -20,8 +20,8 @@ use gatefold_tensor::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::generated::{Generated, Generator};
-use super::{Cost, SiteSpec};
-use crate::{Activation, Cx, Init, Linear, Module, Param, fold, walk_fields};
+use super::{Cost, Kind, SiteSpec, TrainedSite};
+use crate::{Activation, Cx, Init, Linear, Module, Param, PooledLinear, Share, Shared, fold, walk_fields};
 
 /// The options of WeightNet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,20 +31,31 @@ pub struct WeightNet {
     pub m: usize,
     /// G, groups of the second layer an output channel; it divides M.
     pub g: usize,
+    /// Who has a layer R.
+    pub share: Share,
 }
 
 impl Default for WeightNet {
     fn default() -> Self {
-        WeightNet { m: 2, g: 2 }
+        WeightNet { m: 2, g: 2, share: Share::Site }
     }
 }
 
 /// More coefficients than this are nobody's site; a file could ask for any number.
 const MAX_M: usize = 1024;
 
-impl WeightNet {
-    pub(super) fn check(&self) -> Result<(), String> {
-        let WeightNet { m, g } = *self;
+/// C_g, from so many channels.
+fn squeezed(channels: usize) -> usize {
+    (channels / 16).max(16)
+}
+
+fn reduce<T: Real>(channels: usize, init: &Init) -> PooledLinear<T> {
+    PooledLinear::new(channels, squeezed(channels), init)
+}
+
+impl Kind for WeightNet {
+    fn check(&self) -> Result<(), String> {
+        let WeightNet { m, g, .. } = *self;
         if !(1..=MAX_M).contains(&m) {
             return Err(format!("m = {m} is not in 1 ..= {MAX_M}"));
         }
@@ -54,39 +65,45 @@ impl WeightNet {
         Ok(())
     }
 
-    pub(super) fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Generated<T, Weights<T>>> {
-        let invalid = |why| Error::invalid("weightnet", why);
-        self.check().map_err(invalid)?;
+    fn build<T: Real>(&self, spec: SiteSpec, init: &Init) -> Result<Box<dyn TrainedSite<T>>> {
         let depthwise = spec.groups > 1 && [spec.cin, spec.cout] == [spec.groups; 2];
-        let WeightNet { m, g } = if depthwise { WeightNet { m: self.m / self.g, g: 1 } } else { self.clone() };
+        let (m, g) = if depthwise { (self.m / self.g, 1) } else { (self.m, self.g) };
         let [o, i, kh, kw] = spec.weight_shape();
         let each = i * kh * kw;
         if each % g > 0 {
-            return Err(invalid(format!("g = {g} does not divide the {each} weights of an output channel of {spec}")));
+            let why = format!("g = {g} does not divide the {each} weights of an output channel of {spec}");
+            return Err(Error::invalid("weightnet", why));
         }
-        let squeezed = (spec.cin / 16).max(16);
-        Ok(Generated::new(
+        let (own, channels) = match self.share {
+            Share::Site => (Some(reduce(spec.cin, init)), spec.cin),
+            Share::Block => (None, spec.block),
+        };
+        Ok(Box::new(Generated::new(
             spec,
             Weights {
                 kernels: [o, i, kh, kw],
                 groups: g * o,
-                reduce: Linear::new(spec.cin, squeezed, init),
-                fc1: Linear::new(squeezed, m * o, init),
+                reduce: own,
+                fc1: Linear::new(squeezed(channels), m * o, init),
                 fc2: Grouped { weight: Param::new(init.uniform([o * each, m / g], spec.cin)) },
             },
-        ))
+        )))
+    }
+
+    fn shared<T: Real>(&self, cin: usize, init: &Init) -> Option<Shared<T>> {
+        (self.share == Share::Block).then(|| Shared::new("reduce", reduce(cin, init)))
     }
 }
 
-/// W(x) of WeightNet. Keys: `reduce.{weight,bias}`, `fc1.{weight,bias}`, `fc2.weight`.
+/// W(x) of WeightNet. Keys: `reduce.{weight,bias}` where the site has its own, `fc1.{weight,bias}`, `fc2.weight`.
 #[derive(Debug, Clone)]
 pub struct Weights<T: Real> {
     /// `[Cout, Cin/g, k, k]`.
     kernels: [usize; 4],
     /// G·Cout.
     groups: usize,
-    /// R `[C_g,Cin]` and r_0.
-    pub reduce: Linear<T>,
+    /// R `[C_g,Cin]` and r_0; none where the block has them.
+    pub reduce: Option<PooledLinear<T>>,
     /// W_α `[M·Cout,C_g]` and b_α.
     pub fc1: Linear<T>,
     /// V.
@@ -128,16 +145,16 @@ impl<T: Real> Weights<T> {
 
 impl<T: Real> Generator<T> for Weights<T> {
     fn generate(&self, cx: &Cx<T>, x: &Var<T>) -> Result<(Var<T>, Option<Var<T>>)> {
-        let r = self.reduce.forward(cx, &x.global_avg_pool()?)?;
+        let r = PooledLinear::of_site(self.reduce.as_ref(), cx, x)?;
         let alpha = self.fc1.forward(cx, &r)?.sigmoid();
         Ok((self.weights(cx, &alpha)?, None))
     }
 
     /// `Cin·C_g + C_g·M·Cout + M/G·Cout·Cin/g·k²` multiply-accumulates, M·Cout coefficients.
     fn cost(&self) -> Cost {
-        let weights = [&self.reduce.weight, &self.fc1.weight, &self.fc2.weight];
+        let reduce = self.reduce.as_ref().map_or(0, PooledLinear::macs);
         Cost {
-            macs: weights.iter().map(|w| w.value.len()).sum(),
+            macs: reduce + self.fc1.weight.value.len() + self.fc2.weight.value.len(),
             coefficients: self.fc1.bias.value.len(),
             generated: self.kernels.iter().product(),
             ..Cost::default()
@@ -154,8 +171,7 @@ impl<T: Real> Generator<T> for Weights<T> {
     }
 
     fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
-        let means = plan.global_avg_pool(x);
-        let r = self.reduce.plan(plan, means, Activation::Identity)?;
+        let r = PooledLinear::plan_of_site(self.reduce.as_ref(), plan, x)?;
         let o = self.fc1.plan(plan, r, Activation::Identity)?;
         let alpha = plan.sigmoid(o);
         let [rows, terms] = self.fc2.weight.value.dims("weightnet", "fc2")?;

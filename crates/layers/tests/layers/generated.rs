@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use gatefold_autograd::GradCheck;
 use gatefold_layers::{
-    Activation, CondConv, ConvKind, Cx, Dcd, DyConv, DynamicFilter, FoldError, Folded, Init, Mode, Se, Site, SiteSpec,
-    Walk, WeightNet,
+    Activation, CondConv, ConvKind, Cx, Dcd, DyConv, DynamicFilter, FoldError, Folded, Init, Mode, Module, Se, Share,
+    Site, SiteSpec, Walk, WeightNet,
 };
 use gatefold_tensor::plan::Builder;
 use gatefold_tensor::random::randn;
@@ -23,7 +23,7 @@ fn annealed() -> ConvKind {
 }
 
 fn weightnet(m: usize, g: usize) -> ConvKind {
-    ConvKind::WeightNet(WeightNet { m, g })
+    ConvKind::WeightNet(WeightNet { m, g, ..WeightNet::default() })
 }
 
 /// Every kind with the places that it can take, the input maps beside them.
@@ -32,7 +32,7 @@ fn cases() -> Vec<(ConvKind, SiteSpec, [usize; 2])> {
     let depthwise = SiteSpec { replaceable: true, ..SiteSpec::depthwise(3, 3, 2) };
     for (spec, map) in places().into_iter().chain([(depthwise, [4, 5])]) {
         let filter = ConvKind::DynamicFilter(DynamicFilter { hidden: 1.0 });
-        let condconv = ConvKind::CondConv(CondConv { experts: 3 });
+        let condconv = ConvKind::CondConv(CondConv { experts: 3, ..CondConv::default() });
         let se = ConvKind::Se(Se { reduction: 2 });
         cases.extend([dyconv(), annealed(), condconv, weightnet(2, 1), filter, se].map(|kind| (kind, spec, map)));
         let each: usize = spec.weight_shape()[1..].iter().product();
@@ -311,6 +311,36 @@ fn dcd_without_dynamics_is_a_static_convolution_and_a_constant() {
 }
 
 #[test]
+fn a_site_that_shares_a_layer_needs_its_block() {
+    let condconv = ConvKind::CondConv(CondConv { experts: 3, share: Share::Block });
+    let weightnet = ConvKind::WeightNet(WeightNet { m: 2, g: 1, share: Share::Block });
+    for (kind, name, shape) in [(condconv, "router", [3, 7]), (weightnet, "reduce", [16, 7])] {
+        let spec = SiteSpec::pointwise(4, 5).in_block(7);
+        let site = site(&kind, spec, 2);
+        let (x, of_block) = (randn([2, 4, 3, 3], 1), randn([2, 7, 5, 5], 2));
+        let cx = Cx::eval();
+        let run = || site.forward(&cx, &cx.input(x.clone(), false), Activation::Identity);
+        let error = run().err().expect("no block runs it").to_string();
+        assert!(error.contains("no block runs it"), "{error}");
+        let (mut plan, input) = Builder::<f64>::new([4, 3, 3]);
+        assert!(site.fold().unwrap().plan(&mut plan, input, Activation::Identity).is_err());
+
+        let shared = kind.shared::<f64>(spec.block, &Init::new(3)).unwrap();
+        let state = shared.state();
+        assert_eq!(state[&format!("{name}.weight")].shape()[..], shape);
+        let values = shared.layer.forward(&cx, &cx.input(of_block, false)).unwrap();
+        let y = cx.sharing(values.clone(), run).unwrap();
+        assert!(cx.shared().is_none());
+        let folded = site.fold().unwrap();
+        let z = cx.sharing(values, || folded.forward(&cx, &cx.input(x.clone(), false), Activation::Identity)).unwrap();
+        assert_close(name, z.value(), y.value(), 1e-12);
+    }
+    for own in [ConvKind::named("condconv"), ConvKind::named("weightnet"), ConvKind::named("dyconv")] {
+        assert!(own.unwrap().shared::<f64>(7, &Init::new(3)).is_none());
+    }
+}
+
+#[test]
 fn options_that_cannot_be_are_errors_that_say_why() {
     let message = |kind: ConvKind, spec: SiteSpec| match kind.build::<f64>(spec, &Init::new(0)) {
         Ok(_) => panic!("{kind:?}: no error"),
@@ -324,7 +354,9 @@ fn options_that_cannot_be_are_errors_that_say_why() {
     assert!(
         message(ConvKind::DyConv(DyConv { hidden: f64::NAN, ..DyConv::default() }), plain).contains("hidden ratio")
     );
-    assert!(message(ConvKind::CondConv(CondConv { experts: usize::MAX }), plain).contains("experts"));
+    assert!(
+        message(ConvKind::CondConv(CondConv { experts: usize::MAX, ..CondConv::default() }), plain).contains("experts")
+    );
     assert!(message(weightnet(3, 2), plain).contains("g = 2 does not divide m = 3"));
     assert!(message(weightnet(0, 1), plain).contains("m = 0"));
     assert!(message(weightnet(2, 2), SiteSpec::pointwise(3, 4)).contains("3 weights of an output channel"));

@@ -1,7 +1,7 @@
-use gatefold_layers::MdConv;
-
 use super::*;
-use crate::testing::{self, Totals, assert_folds, assert_gradients, assert_totals, keys, named, static_keys, tenths};
+use crate::testing::{
+    self, Keys, Totals, assert_all_folds, assert_all_gradients, assert_keys, assert_totals, named, tenths,
+};
 use crate::{Backbone, Summary};
 
 #[test]
@@ -79,11 +79,7 @@ fn the_kind_replaces_the_pointwise_convolutions_of_the_bottlenecks() {
 
 #[test]
 fn the_keys_are_pinned() {
-    let model = testing::model(Backbone::MobileNetV2, &named("static"), 1.0, 32, 10).unwrap();
-    let network = &*model.network;
-    let looked_at =
-        |key: &str| ["stem.", "blocks.0.", "blocks.2.", "blocks.16.", "head."].iter().any(|p| key.starts_with(p));
-    let expected = static_keys(&[
+    let sites = [
         ("stem", [32, 3, 3, 3]),
         ("blocks.0.depthwise", [32, 1, 3, 3]),
         ("blocks.0.project", [16, 32, 1, 1]),
@@ -94,22 +90,13 @@ fn the_keys_are_pinned() {
         ("blocks.16.depthwise", [960, 1, 3, 3]),
         ("blocks.16.project", [320, 960, 1, 1]),
         ("head", [1280, 320, 1, 1]),
-    ]);
-    assert_eq!(keys(network, looked_at), expected);
-    let classifier = ["classifier.bias [10]", "classifier.weight [10, 1280]"];
-    assert_eq!(keys(network, |key| key.starts_with("classifier")), classifier);
-    assert_eq!(network.state().len(), 52 * 5 + 2);
-    let folded = model.fold().unwrap();
-    let of_block = keys(&*folded.network, |key| key.starts_with("blocks.0.project"));
-    assert_eq!(of_block, ["blocks.0.project.conv.bias [16]", "blocks.0.project.conv.weight [16, 32, 1, 1]"]);
+    ];
+    let parts = ["stem.", "blocks.0.", "blocks.2.", "blocks.16.", "head."];
+    assert_keys(Backbone::MobileNetV2, &Keys { side: 32, parts: &parts, sites: &sites, features: 1280, count: 52 });
 }
 
 fn tiny(conv: &ConvKind, resolution: Resolution) -> Box<dyn Network<f64>> {
     Box::new(MobileNetV2::new(conv, resolution, 3, 3, 0.1, Init::new(1)).unwrap())
-}
-
-fn mdconv() -> ConvKind {
-    ConvKind::MdConv(MdConv { m: 2, ..MdConv::default() })
 }
 
 #[test]
@@ -125,17 +112,12 @@ fn maps_shrink_as_published() {
 
 #[test]
 fn gradients_are_central_differences() {
-    assert_gradients(tiny(&named("static"), Resolution::Cifar), [16, 18]);
-    assert_gradients(tiny(&named("static"), Resolution::Imagenet), [64, 35]);
-    assert_gradients(tiny(&mdconv(), Resolution::Cifar), [16, 18]);
+    assert_all_gradients(&tiny, [16, 18], [64, 35]);
 }
 
 #[test]
 fn a_folded_network_is_the_trained_one() {
-    for conv in [named("static"), named("maconv"), mdconv()] {
-        assert_folds(tiny(&conv, Resolution::Cifar), [9, 12]);
-    }
-    assert_folds(tiny(&mdconv(), Resolution::Imagenet), [37, 33]);
+    assert_all_folds(&tiny);
 }
 
 #[test]

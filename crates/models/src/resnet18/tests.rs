@@ -1,7 +1,5 @@
-use gatefold_layers::MdConv;
-
 use super::*;
-use crate::testing::{self, Totals, assert_folds, assert_gradients, assert_totals, keys, named, static_keys};
+use crate::testing::{self, Keys, Totals, assert_all_folds, assert_all_gradients, assert_keys, assert_totals, named};
 use crate::{Backbone, Summary};
 
 #[test]
@@ -62,47 +60,30 @@ fn the_kind_replaces_the_3x3_convolutions_of_the_blocks() {
 
 #[test]
 fn the_keys_are_pinned() {
-    let model = testing::model(Backbone::ResNet18, &named("static"), 1.0, 224, 10).unwrap();
-    let network = &*model.network;
-    let looked_at = |key: &str| ["stem.", "blocks.0.", "blocks.2."].iter().any(|p| key.starts_with(p));
-    let expected = static_keys(&[
+    let sites = [
         ("stem", [64, 3, 7, 7]),
         ("blocks.0.first", [64, 64, 3, 3]),
         ("blocks.0.second", [64, 64, 3, 3]),
         ("blocks.2.first", [128, 64, 3, 3]),
         ("blocks.2.second", [128, 128, 3, 3]),
         ("blocks.2.shortcut", [128, 64, 1, 1]),
-    ]);
-    assert_eq!(keys(network, looked_at), expected);
-    let classifier = ["classifier.bias [10]", "classifier.weight [10, 512]"];
-    assert_eq!(keys(network, |key| key.starts_with("classifier")), classifier);
-    assert_eq!(network.state().len(), 20 * 5 + 2);
-    let folded = model.fold().unwrap();
-    let of_block = keys(&*folded.network, |key| key.starts_with("blocks.2.shortcut"));
-    assert_eq!(of_block, ["blocks.2.shortcut.conv.bias [128]", "blocks.2.shortcut.conv.weight [128, 64, 1, 1]"]);
+    ];
+    let parts = ["stem.", "blocks.0.", "blocks.2."];
+    assert_keys(Backbone::ResNet18, &Keys { side: 224, parts: &parts, sites: &sites, features: 512, count: 20 });
 }
 
 fn tiny(conv: &ConvKind, resolution: Resolution) -> Box<dyn Network<f64>> {
     Box::new(ResNet18::new(conv, resolution, 3, 3, 0.0625, Init::new(1)).unwrap())
 }
 
-fn mdconv() -> ConvKind {
-    ConvKind::MdConv(MdConv { m: 2, ..MdConv::default() })
-}
-
 #[test]
 fn gradients_are_central_differences() {
-    assert_gradients(tiny(&named("static"), Resolution::Cifar), [9, 12]);
-    assert_gradients(tiny(&named("static"), Resolution::Imagenet), [33, 40]);
-    assert_gradients(tiny(&mdconv(), Resolution::Cifar), [9, 12]);
+    assert_all_gradients(&tiny, [9, 12], [33, 40]);
 }
 
 #[test]
 fn a_folded_network_is_the_trained_one() {
-    for conv in [named("static"), named("maconv"), mdconv()] {
-        assert_folds(tiny(&conv, Resolution::Cifar), [9, 12]);
-    }
-    assert_folds(tiny(&mdconv(), Resolution::Imagenet), [37, 33]);
+    assert_all_folds(&tiny);
 }
 
 #[test]

@@ -1,8 +1,6 @@
-use gatefold_layers::MdConv;
-
 use super::*;
 use crate::Backbone;
-use crate::testing::{self, Totals, assert_folds, assert_gradients, assert_totals, keys, named, static_keys};
+use crate::testing::{self, Keys, Totals, assert_all_folds, assert_all_gradients, assert_keys, assert_totals, named};
 
 #[test]
 fn the_totals_of_the_paper() {
@@ -63,10 +61,7 @@ fn maps_shrink_as_published() {
 
 #[test]
 fn the_keys_are_pinned() {
-    let model = testing::model(Backbone::ShuffleNetV2, &named("static"), 1.0, 224, 10).unwrap();
-    let network = &*model.network;
-    let looked_at = |key: &str| ["stem.", "blocks.0.", "blocks.1.", "head."].iter().any(|p| key.starts_with(p));
-    let expected = static_keys(&[
+    let sites = [
         ("stem", [24, 3, 3, 3]),
         ("blocks.0.left.depthwise", [24, 1, 3, 3]),
         ("blocks.0.left.pointwise", [58, 24, 1, 1]),
@@ -77,38 +72,21 @@ fn the_keys_are_pinned() {
         ("blocks.1.right.depthwise", [58, 1, 3, 3]),
         ("blocks.1.right.pointwise2", [58, 58, 1, 1]),
         ("head", [1024, 464, 1, 1]),
-    ]);
-    assert_eq!(keys(network, looked_at), expected);
-    let classifier = ["classifier.bias [10]", "classifier.weight [10, 1024]"];
-    assert_eq!(keys(network, |key| key.starts_with("classifier")), classifier);
-    assert_eq!(network.state().len(), 56 * 5 + 2);
-    let folded = model.fold().unwrap();
-    let of_unit = keys(&*folded.network, |key| key.starts_with("blocks.0.left.pointwise"));
-    assert_eq!(
-        of_unit,
-        ["blocks.0.left.pointwise.conv.bias [58]", "blocks.0.left.pointwise.conv.weight [58, 24, 1, 1]"]
-    );
+    ];
+    let parts = ["stem.", "blocks.0.", "blocks.1.", "head."];
+    assert_keys(Backbone::ShuffleNetV2, &Keys { side: 224, parts: &parts, sites: &sites, features: 1024, count: 56 });
 }
 
 fn tiny(conv: &ConvKind, resolution: Resolution) -> Box<dyn Network<f64>> {
     Box::new(ShuffleNetV2::new(conv, resolution, 3, 3, 0.5, &Init::new(1)).unwrap())
 }
 
-fn mdconv() -> ConvKind {
-    ConvKind::MdConv(MdConv { m: 2, ..MdConv::default() })
-}
-
 #[test]
 fn gradients_are_central_differences() {
-    assert_gradients(tiny(&named("static"), Resolution::Cifar), [9, 12]);
-    assert_gradients(tiny(&named("static"), Resolution::Imagenet), [33, 40]);
-    assert_gradients(tiny(&mdconv(), Resolution::Cifar), [9, 12]);
+    assert_all_gradients(&tiny, [9, 12], [33, 40]);
 }
 
 #[test]
 fn a_folded_network_is_the_trained_one() {
-    for conv in [named("static"), named("maconv"), mdconv()] {
-        assert_folds(tiny(&conv, Resolution::Cifar), [9, 12]);
-    }
-    assert_folds(tiny(&mdconv(), Resolution::Imagenet), [37, 33]);
+    assert_all_folds(&tiny);
 }

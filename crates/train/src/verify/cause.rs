@@ -5,7 +5,7 @@ use gatefold_layers::Site;
 use gatefold_models::Network;
 use gatefold_tensor::{Real, Tensor};
 
-use super::compare::{Pass, output};
+use super::compare::{Input, Pass};
 use super::tensors::{self, State};
 use super::{Comparison, PartsAt, Question, SiteFigures};
 use crate::Result;
@@ -71,12 +71,12 @@ impl<'a, T: Real> Suspects<'a, T> {
         let allowed = limit * figures.scale();
         for images in images.batches::<T>()? {
             let pass = Pass::of(self.a, &Var::constant(images?))?;
-            let x = pass.input(&figures.path)?.clone();
-            let (y_a, y_b) = (output(a, &x)?, output(b, &x)?);
+            let input = pass.input(&figures.path)?;
+            let (y_a, y_b) = (input.output(a)?, input.output(b)?);
             if !within(&y_a, &y_b, allowed) {
                 return Ok(Some(Evidence {
                     b,
-                    x,
+                    input,
                     y_a,
                     y_b,
                     figures: figures.clone(),
@@ -128,7 +128,7 @@ fn within<T: Real>(a: &Tensor<T>, b: &Tensor<T>, allowed: f64) -> bool {
 struct Evidence<'a, T: Real> {
     b: &'a dyn Site<T>,
     /// A's input of a batch over which the site parts, and both outputs.
-    x: Var<T>,
+    input: Input<T>,
     y_a: Tensor<T>,
     y_b: Tensor<T>,
     /// The figures over all images, and the limit that they broke.
@@ -183,12 +183,12 @@ fn stored_tensors<T: Real>(e: &Evidence<'_, T>) -> Cause {
 
 /// Image by image B agrees, in a batch it does not.
 fn another_image<T: Real>(e: &Evidence<'_, T>) -> Cause {
-    let [images, ..] = e.x.value().dims::<4>("verify", "x")?;
+    let [images, ..] = e.input.x.value().dims::<4>("verify", "x")?;
     if images < 2 {
         return Ok(None);
     }
     for i in 0..images {
-        let alone = output(e.b, &Var::constant(image(e.x.value(), i)?))?;
+        let alone = e.input.image(i)?.output(e.b)?;
         if !within(&image(&e.y_a, i)?, &alone, e.allowed) {
             return Ok(None);
         }
@@ -225,8 +225,17 @@ mod tests {
     use super::*;
 
     const LIMITS: (f64, f64) = (1e-5, 1e-4);
-    const PLACE: SiteSpec =
-        SiteSpec { cin: 1, cout: 4, kernel: 1, stride: 1, padding: 0, dilation: 1, groups: 2, replaceable: false };
+    const PLACE: SiteSpec = SiteSpec {
+        cin: 1,
+        cout: 4,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+        dilation: 1,
+        groups: 2,
+        block: 1,
+        replaceable: false,
+    };
 
     /// `[N,1,2,3]` → `[N,4,2,3]`: channel c is (c + 1)·x + c.
     fn honest(x: &Tensor<f64>) -> Tensor<f64> {
@@ -282,7 +291,7 @@ mod tests {
             let (y_a, y_b) = (y.clone(), y.clone());
             only_at_the_border(&Evidence {
                 b: &site,
-                x: x.clone(),
+                input: Input { x: x.clone(), shared: None },
                 y_a,
                 y_b,
                 figures,

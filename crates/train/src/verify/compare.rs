@@ -41,9 +41,9 @@ pub fn compare<T: Real>(
         comparison.images += x.shape()[0];
         comparison.top1_equal += top1_equal(logits_a, logits_b);
         for ((path, site_a, site_b), figures) in sites.iter().zip(&mut comparison.sites) {
-            let x = pass.input(path)?;
-            let (y_a, y_b) = (output(*site_a, x)?, output(*site_b, x)?);
-            widen_site(figures, site_a.spec(), x.shape(), &y_a, &y_b)?;
+            let input = pass.input(path)?;
+            let (y_a, y_b) = (input.output(*site_a)?, input.output(*site_b)?);
+            widen_site(figures, site_a.spec(), input.x.shape(), &y_a, &y_b)?;
         }
     }
     if comparison.images == 0 {
@@ -52,30 +52,60 @@ pub fn compare<T: Real>(
     Ok(comparison)
 }
 
-/// What a site puts out in evaluation mode, before the activation.
-pub(super) fn output<T: Real>(site: &dyn Site<T>, x: &Var<T>) -> Result<Tensor<T>> {
-    Ok(site.forward(&Cx::eval(), x, Activation::Identity)?.value().clone())
+/// What a site reads: its map, and what the sites of its block share, if they do.
+#[derive(Clone)]
+pub(super) struct Input<T: Real> {
+    pub x: Var<T>,
+    pub shared: Option<Var<T>>,
+}
+
+impl<T: Real> Input<T> {
+    /// What a site puts out in evaluation mode, before the activation.
+    pub fn output(&self, site: &dyn Site<T>) -> Result<Tensor<T>> {
+        let cx = Cx::eval();
+        let run = || site.forward(&cx, &self.x, Activation::Identity);
+        let y = match &self.shared {
+            Some(shared) => cx.sharing(shared.clone(), run),
+            None => run(),
+        };
+        Ok(y?.value().clone())
+    }
+
+    /// Of the i-th image alone.
+    pub fn image(&self, i: usize) -> Result<Self> {
+        let shared = self.shared.as_ref().map(|shared| shared.narrow(0, i, 1)).transpose()?;
+        Ok(Input { x: self.x.narrow(0, i, 1)?, shared })
+    }
 }
 
 /// A forward pass: its logits, and the input of every site as plain values, so that both networks read the same ones.
 pub(super) struct Pass<T: Real> {
     logits: Var<T>,
     inputs: Vec<(String, Var<T>)>,
+    /// What the sites below a path share.
+    shared: Vec<(String, Var<T>)>,
 }
 
 impl<T: Real> Pass<T> {
     pub(super) fn of(network: &dyn Network<T>, images: &Var<T>) -> Result<Self> {
-        let mut inputs = Vec::new();
-        let cx = Cx::eval().observed(|path, x, _| inputs.push((path.to_owned(), Var::constant(x.value().clone()))));
+        let (mut inputs, mut shared) = (Vec::new(), Vec::new());
+        let cx = Cx::eval().observed(|path, x, y| {
+            inputs.push((path.to_owned(), Var::constant(x.value().clone())));
+            if let Some(block) = path.strip_suffix("shared") {
+                shared.push((block.to_owned(), Var::constant(y.value().clone())));
+            }
+        });
         let logits = network.forward(&cx, images)?;
         drop(cx);
-        Ok(Pass { logits, inputs })
+        Ok(Pass { logits, inputs, shared })
     }
 
-    pub(super) fn input(&self, path: &str) -> Result<&Var<T>> {
-        let input = self.inputs.iter().find(|(of, _)| of == path).map(|(_, x)| x);
+    pub(super) fn input(&self, path: &str) -> Result<Input<T>> {
+        let input = self.inputs.iter().find(|(of, _)| of == path).map(|(_, x)| x.clone());
         let message = || format!("site `{path}` does not take part in the forward pass");
-        Ok(input.ok_or_else(|| Error::invalid("verify", message()))?)
+        let x = input.ok_or_else(|| Error::invalid("verify", message()))?;
+        let shared = self.shared.iter().find(|(block, _)| path.starts_with(block)).map(|(_, values)| values.clone());
+        Ok(Input { x, shared })
     }
 }
 
