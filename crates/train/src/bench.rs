@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use gatefold_autograd::profile::{Event, profile};
 use gatefold_models::{Description, Inference, Model, Normalisation};
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Real, Tensor};
@@ -48,8 +49,27 @@ pub struct Measurement {
     /// The median of each part of a step, in ms, in the order of the step. What a step does besides (freeing memory,
     /// above all) is the last.
     pub parts: Vec<(&'static str, f64)>,
+    /// The ops of a training step in its order, if they were asked for: what ran more than once is one entry.
+    pub ops: Vec<OpTime>,
     /// Forward passes whose multiply-accumulates a step is worth: by the field's count backward is two.
     passes: usize,
+}
+
+/// What the ops of one name, direction and output shape take in a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpTime {
+    /// The op's name on the tape.
+    pub op: &'static str,
+    /// Whether this is its backward pass.
+    pub backward: bool,
+    /// The shape of its output.
+    pub shape: Vec<usize>,
+    /// How often it runs in a step.
+    pub count: usize,
+    /// Bytes of its outputs, all runs of a step together.
+    pub bytes: usize,
+    /// The median over the steps, all runs of a step together, in ms.
+    pub ms: f64,
 }
 
 impl Measurement {
@@ -81,19 +101,20 @@ impl Measurement {
 }
 
 /// Measures the network of `config` in its precision, on the current thread pool, for `seconds` after half a second of
-/// warm-up. Of `config` count the network, the batch size, the optimiser and the seed.
+/// warm-up. Of `config` count the network, the batch size, the optimiser and the seed. With `by_op` a training step is
+/// timed op by op too.
 ///
 /// # Errors
 /// If the options do not fit the backbone, [`Error::Diverged`], and [`Error::Usage`] if a fold is asked for and there is
 /// none.
-pub fn measure(config: &Config, mode: Mode, seconds: f64) -> Result<Measurement> {
+pub fn measure(config: &Config, mode: Mode, seconds: f64, by_op: bool) -> Result<Measurement> {
     match config.precision {
-        Precision::F32 => measure_in::<f32>(config, mode, seconds),
-        Precision::F64 => measure_in::<f64>(config, mode, seconds),
+        Precision::F32 => measure_in::<f32>(config, mode, seconds, by_op),
+        Precision::F64 => measure_in::<f64>(config, mode, seconds, by_op),
     }
 }
 
-fn measure_in<T: Real>(config: &Config, mode: Mode, seconds: f64) -> Result<Measurement> {
+fn measure_in<T: Real>(config: &Config, mode: Mode, seconds: f64, by_op: bool) -> Result<Measurement> {
     let mut model = Model::<T>::new(description(config), config.seed)?;
     let parameters = model.network.parameters();
     if mode == Mode::Folded {
@@ -103,7 +124,7 @@ fn measure_in<T: Real>(config: &Config, mode: Mode, seconds: f64) -> Result<Meas
     let macs: usize = model.network.layers([INPUT[1], INPUT[2]])?.iter().map(|layer| layer.cost.macs).sum();
     let images = randn([config.batch_size, INPUT[0], INPUT[1], INPUT[2]], config.seed);
     let (times, planned) = match mode {
-        Mode::Train => (training(config, &mut model, &images, seconds)?, false),
+        Mode::Train => (training(config, &mut model, &images, seconds, by_op)?, false),
         Mode::Unfolded | Mode::Folded => {
             let inference = Inference::new(&model)?;
             (classifying(&inference, &images, seconds)?, inference.is_planned())
@@ -128,14 +149,24 @@ fn description(config: &Config) -> Description {
     }
 }
 
-fn training<T: Real>(config: &Config, model: &mut Model<T>, images: &Tensor<T>, seconds: f64) -> Result<Times> {
+fn training<T: Real>(
+    config: &Config,
+    model: &mut Model<T>,
+    images: &Tensor<T>,
+    seconds: f64,
+    by_op: bool,
+) -> Result<Times> {
     let mut sgd = Sgd::new(config.momentum, config.weight_decay);
     // A fixed assignment that no pixel knows of: as hard to learn as a drawn one.
     let labels: Vec<usize> = (0..config.batch_size).map(|image| image % CLASSES).collect();
     let batch = Step::new(config, images, &labels, config.lr);
     let mut steps = 0;
     repeat(seconds, |clock| {
-        let taken = step(&mut *model.network, &mut sgd, &batch, |part: Part| clock.lap(part.name()))?;
+        let laps = &mut *clock;
+        let mut run = || step(&mut *model.network, &mut sgd, &batch, |part: Part| laps.lap(part.name()));
+        let (taken, events) = if by_op { profile(run) } else { (run(), Vec::new()) };
+        clock.events = events;
+        let taken = taken?;
         let not_finite = match taken {
             Taken::Step { .. } => None,
             Taken::LossNotFinite => Some(NotFinite::Loss),
@@ -161,6 +192,7 @@ fn classifying<T: Real>(inference: &Inference<'_, T>, images: &Tensor<T>, second
 struct Clock {
     since: Instant,
     laps: Vec<(&'static str, f64)>,
+    events: Vec<Event>,
 }
 
 impl Clock {
@@ -180,13 +212,14 @@ fn ms(duration: Duration) -> f64 {
 struct Times {
     steps: Vec<f64>,
     parts: Vec<(&'static str, Vec<f64>)>,
+    ops: Vec<(OpTime, Vec<f64>)>,
 }
 
 /// Takes steps until they settle, then for `seconds`.
 fn repeat(seconds: f64, mut step: impl FnMut(&mut Clock) -> Result<()>) -> Result<Times> {
     let mut timed = |times: &mut Times| -> Result<()> {
         let start = Instant::now();
-        let mut clock = Clock { since: start, laps: Vec::new() };
+        let mut clock = Clock { since: start, laps: Vec::new(), events: Vec::new() };
         step(&mut clock)?;
         clock.lap("rest");
         times.steps.push(ms(clock.since - start));
@@ -196,6 +229,7 @@ fn repeat(seconds: f64, mut step: impl FnMut(&mut Clock) -> Result<()>) -> Resul
                 None => times.parts.push((part, vec![ms])),
             }
         }
+        times.add_ops(&clock.events);
         Ok(())
     };
     let start = Instant::now();
@@ -210,11 +244,39 @@ fn repeat(seconds: f64, mut step: impl FnMut(&mut Clock) -> Result<()>) -> Resul
 }
 
 impl Times {
+    /// Adds the ops of one step; every step has the same ones.
+    fn add_ops(&mut self, events: &[Event]) {
+        let first = self.ops.is_empty();
+        for (_, times) in &mut self.ops {
+            times.push(0.0);
+        }
+        for Event { op, backward, shape, bytes, time } in events {
+            let same = |(of, _): &&mut (OpTime, Vec<f64>)| (of.op, of.backward, &of.shape) == (*op, *backward, shape);
+            match self.ops.iter_mut().find(same) {
+                Some((of, times)) => {
+                    if first {
+                        of.count += 1;
+                        of.bytes += bytes;
+                    }
+                    *times.last_mut().expect("a step is under way") += ms(*time);
+                }
+                None => {
+                    let (op, backward, shape, bytes) = (*op, *backward, shape.clone(), *bytes);
+                    self.ops.push((OpTime { op, backward, shape, count: 1, bytes, ms: 0.0 }, vec![ms(*time)]));
+                }
+            }
+        }
+    }
+
     fn measurement(mut self, parameters: usize, macs: usize, batch_size: usize, passes: usize) -> Measurement {
         self.steps.sort_by(f64::total_cmp);
         let parts = self.parts.into_iter().map(|(part, mut all)| {
             all.sort_by(f64::total_cmp);
             (part, median(&all))
+        });
+        let ops = self.ops.into_iter().map(|(op, mut all)| {
+            all.sort_by(f64::total_cmp);
+            OpTime { ms: median(&all), ..op }
         });
         Measurement {
             parameters,
@@ -223,6 +285,7 @@ impl Times {
             passes,
             planned: false,
             parts: parts.collect(),
+            ops: ops.collect(),
             steps_ms: self.steps,
         }
     }
@@ -256,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_training_step_is_measured_part_by_part() {
-        let measured = measure(&config("mdconv"), Mode::Train, 0.0).unwrap();
+        let measured = measure(&config("mdconv"), Mode::Train, 0.0, false).unwrap();
         assert_eq!(measured.steps_ms.len(), LEAST_STEPS);
         let parts: Vec<_> = measured.parts.iter().map(|(part, _)| *part).collect();
         assert_eq!(parts, ["forward", "loss", "backward", "optimiser", "statistics", "rest"]);
@@ -268,19 +331,45 @@ mod tests {
     }
 
     #[test]
+    fn the_ops_of_a_step_are_summed_up_by_name_direction_and_shape() {
+        let measured = measure(&config("mdconv"), Mode::Train, 0.0, true).unwrap();
+        let stem = |backward| {
+            let same = |of: &&OpTime| (of.op, of.backward, &of.shape[..]) == ("conv2d", backward, &[4, 16, 32, 32][..]);
+            let [of] = measured.ops.iter().filter(same).collect::<Vec<_>>()[..] else { panic!("{:?}", measured.ops) };
+            (of.count, of.bytes, of.ms > 0.0)
+        };
+        assert_eq!((stem(false), stem(true)), ((1, 4 * 16 * 32 * 32 * 4, true), (1, 4 * 16 * 32 * 32 * 4, true)));
+        let means = measured.ops.iter().filter(|of| of.op == "cross_entropy").map(|of| of.count);
+        assert_eq!(means.collect::<Vec<_>>(), [1, 1]);
+        assert!(measure(&config("mdconv"), Mode::Train, 0.0, false).unwrap().ops.is_empty());
+    }
+
+    #[test]
+    fn what_runs_twice_in_a_step_is_one_op() {
+        let event =
+            |ms| Event { op: "relu", backward: false, shape: vec![2], bytes: 8, time: Duration::from_millis(ms) };
+        let mut times = Times { steps: vec![1.0], ..Times::default() };
+        for step in [[1, 2], [3, 4], [5, 5]] {
+            times.add_ops(&step.map(event));
+        }
+        let ops = times.measurement(0, 0, 1, 3).ops;
+        assert_eq!(ops, [OpTime { op: "relu", backward: false, shape: vec![2], count: 2, bytes: 16, ms: 7.0 }]);
+    }
+
+    #[test]
     fn the_fold_is_what_is_measured() {
-        let macs = |mode| measure(&config("maconv"), mode, 0.0).unwrap().macs;
+        let macs = |mode| measure(&config("maconv"), mode, 0.0, false).unwrap().macs;
         assert_eq!(macs(Mode::Folded), 1_031_808);
         assert_eq!(macs(Mode::Unfolded), macs(Mode::Train));
         assert!(macs(Mode::Unfolded) > macs(Mode::Folded));
-        let planned = |mode| measure(&config("mdconv"), mode, 0.0).unwrap().planned;
+        let planned = |mode| measure(&config("mdconv"), mode, 0.0, false).unwrap().planned;
         assert!(planned(Mode::Folded) && !planned(Mode::Unfolded) && !planned(Mode::Train));
     }
 
     #[test]
     fn a_step_that_diverges_is_an_error() {
         let wild = Config { lr: 1e30, ..config("static") };
-        let error = measure(&wild, Mode::Train, 0.0).unwrap_err();
+        let error = measure(&wild, Mode::Train, 0.0, false).unwrap_err();
         assert!(matches!(error, Error::Diverged { .. }), "{error}");
     }
 
@@ -289,7 +378,7 @@ mod tests {
         let ConvKind::MdConv(mut options) = ConvKind::named("mdconv").unwrap() else { panic!("another kind") };
         options.activation = gatefold_layers::BranchActivation::Relu;
         let relu = Config { conv: ConvKind::MdConv(options), ..config("static") };
-        let error = measure(&relu, Mode::Folded, 0.0).unwrap_err();
+        let error = measure(&relu, Mode::Folded, 0.0, false).unwrap_err();
         assert_eq!((error.exit_status(), error.remedy().is_some()), (2, true), "{error}");
     }
 

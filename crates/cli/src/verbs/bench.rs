@@ -3,18 +3,21 @@
 //! Each row is measured in a process of its own, which this verb starts with the options of that row alone: the peak of
 //! a process' memory is that of its largest row, and a thread pool is made once.
 
+mod table;
+
 use std::io::Write as _;
 use std::process::{Command, ExitCode, Stdio};
 
 use clap::builder::PossibleValuesParser;
 use gatefold_layers::ConvKind;
 use gatefold_models::Backbone;
-use gatefold_train::bench::{Measurement, Mode, measure, peak_rss_mib};
+use gatefold_train::bench::{Measurement, Mode, OpTime, measure, peak_rss_mib};
 use gatefold_train::{Config, Error, Precision};
 use serde_json::{Value, json};
 use toml::Table;
 
 use crate::print;
+use table::{number, table, title};
 
 /// Options of `bench`.
 #[derive(clap::Args)]
@@ -46,7 +49,7 @@ pub struct Args {
     /// Measure all rows so many times, one after the other in each round
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Show the parts of a step too
+    /// Show the parts of a step too, and of training the ops, in time and in bytes
     #[arg(long)]
     profile: bool,
     /// Print a JSON object per measurement, one a line, and nothing else
@@ -163,7 +166,7 @@ fn single(args: &Args, row: &Row<'_>, config: &Config) -> Result<Value, Error> {
         (_, true) => Mode::Unfolded,
         (_, false) => Mode::Folded,
     };
-    let measured = measure(config, mode, args.seconds)?;
+    let measured = measure(config, mode, args.seconds, args.profile)?;
     Ok(result(row, config, mode, &measured, args.profile))
 }
 
@@ -192,8 +195,21 @@ fn result(row: &Row<'_>, config: &Config, mode: Mode, measured: &Measurement, pr
     if profile {
         let part = |(part, ms): &(&str, f64)| json!({ "part": part, "ms_median": ms });
         result["profile"] = measured.parts.iter().map(part).collect();
+        result["ops"] = measured.ops.iter().map(op).collect();
     }
     result
+}
+
+fn op(of: &OpTime) -> Value {
+    let direction = if of.backward { "backward" } else { "forward" };
+    json!({
+        "op": of.op,
+        "direction": direction,
+        "shape": of.shape,
+        "count": of.count,
+        "bytes": of.bytes,
+        "ms_median": of.ms,
+    })
 }
 
 /// Starts this program with the options of `row` alone; the exit status if it fails, which has then said why.
@@ -223,86 +239,6 @@ fn print(args: &Args, results: &[Value]) -> std::io::Result<()> {
         return results.iter().try_for_each(|result| writeln!(out, "{result}"));
     }
     write!(out, "{}", table(results))
-}
-
-const HEAD: [&str; 8] = ["network", "images/s", "ms median", "ms min", "ms max", "GFLOP/s", "peak MiB", "runs"];
-
-/// A line for each row: over several rounds the median of the medians, and the extremes of all.
-fn table(results: &[Value]) -> String {
-    let mut titles: Vec<String> = Vec::new();
-    for result in results {
-        let title = title(result);
-        if !titles.contains(&title) {
-            titles.push(title);
-        }
-    }
-    let lines = titles.iter().map(|name| line(name, &results.iter().filter(|r| title(r) == *name).collect::<Vec<_>>()));
-    let mut cells = vec![HEAD.map(str::to_owned)];
-    cells.extend(lines);
-    let widths: [usize; 8] = std::array::from_fn(|i| cells.iter().map(|line| line[i].len()).max().unwrap_or(0));
-    let mut text = String::new();
-    for line in &cells {
-        let [name, figures @ ..] = line;
-        text += &format!("{name:<0$}", widths[0]);
-        for (figure, width) in figures.iter().zip(&widths[1..]) {
-            text += &format!("  {figure:>width$}");
-        }
-        text.push('\n');
-    }
-    text + &profiles(results)
-}
-
-fn title(of: &Value) -> String {
-    let text = |key| of[key].as_str().unwrap_or_default();
-    let form = match text("form") {
-        "plain" => String::new(),
-        form => format!(" {form}"),
-    };
-    let folded = match (of["folded"] == true, of["planned"] == true) {
-        (true, true) => " folded",
-        (true, false) => " folded, no plan",
-        (false, _) => "",
-    };
-    let (width, batch, threads) = (number(of, "width"), &of["batch"], &of["threads"]);
-    let (model, conv, mode) = (text("model"), text("conv"), text("mode"));
-    format!("{model} x{width} {conv}{form}, {mode}{folded}, batch {batch}, {threads} thread(s)")
-}
-
-fn number(of: &Value, key: &str) -> f64 {
-    of[key].as_f64().unwrap_or(f64::NAN)
-}
-
-fn line(name: &str, runs: &[&Value]) -> [String; 8] {
-    let mut sorted = runs.to_vec();
-    sorted.sort_by(|a, b| number(a, "ms_median").total_cmp(&number(b, "ms_median")));
-    let median = sorted[sorted.len() / 2];
-    let all = |key| runs.iter().map(move |run| number(run, key));
-    let peak = all("peak_rss_mib").fold(f64::NAN, f64::max);
-    [
-        name.to_owned(),
-        format!("{:.0}", number(median, "images_per_s")),
-        format!("{:.3}", number(median, "ms_median")),
-        format!("{:.3}", all("ms_min").fold(f64::INFINITY, f64::min)),
-        format!("{:.3}", all("ms_max").fold(0.0, f64::max)),
-        format!("{:.1}", number(median, "gflops")),
-        if peak.is_nan() { "-".to_owned() } else { format!("{peak:.0}") },
-        runs.len().to_string(),
-    ]
-}
-
-/// The parts of a step, run by run, where they were asked for.
-fn profiles(results: &[Value]) -> String {
-    let mut text = String::new();
-    for result in results {
-        let Some(parts) = result["profile"].as_array() else { continue };
-        text += &format!("\n{}\n", title(result));
-        for part in parts {
-            let (ms, step) = (number(part, "ms_median"), number(result, "ms_median"));
-            let name = part["part"].as_str().unwrap_or_default();
-            text += &format!("  {name:<12} {ms:>9.3} ms  {:>5.1} %\n", 100.0 * ms / step);
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -368,14 +304,5 @@ mod tests {
         assert!(text.contains("smallnet x1 static, infer folded, batch 2"), "{text}");
         assert_eq!(text.lines().filter(|line| line.contains("images/s")).count(), 1);
         assert_eq!(text.matches("  forward").count(), 2, "{text}");
-    }
-
-    #[test]
-    fn rounds_are_summed_up_by_their_median() {
-        let run = |ms: f64| json!({ "model": "a", "ms_median": ms, "ms_min": ms - 1.0, "ms_max": ms + 1.0, "images_per_s": 1e3 / ms });
-        let runs = [run(30.0), run(10.0), run(20.0)];
-        let line = line("a", &runs.iter().collect::<Vec<_>>());
-        assert_eq!(line[1..5], ["50", "20.000", "9.000", "31.000"]);
-        assert_eq!(line[6..], ["-", "3"]);
     }
 }
