@@ -16,7 +16,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PACKAGES = ["torch", "onnx", "onnxruntime"]
+PACKAGES = ["torch", "onnx", "onnxruntime", "safetensors"]
 # glibc returns large blocks to the system at every free: half of PyTorch's step are page faults. Kept memory is its best.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -24,9 +24,14 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(256 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-NETWORKS = [("smallnet", "static"), ("smallnet", "maconv"), ("smallnet", "mdconv"), ("mobilenetv2", "static")]
-WIDTHS = {"smallnet": "1", "mobilenetv2": "0.35"}
+WIDTHS = {"smallnet": "1", "mobilenetv2": "0.35", "shufflenetv2": "0.5", "resnet18": "0.25"}
+KINDS = ["static", "maconv", "mdconv", "dyconv", "condconv", "weightnet", "dcd", "dynamicfilter", "se", "expandnet"]
+# Only where the kernel is larger than 1x1 do these differ from a static convolution.
+WIDE = ["acnet", "repvgg"]
+NETWORKS = [(model, conv) for model in WIDTHS for conv in KINDS + (WIDE if model == "resnet18" else [])]
 JOBS = [("train", 128), ("infer", 128), ("infer", 1)]
+# In use gatefold runs what it folded to, and of that onnxruntime and the frozen forms know these.
+IN_USE = [("smallnet", "static"), ("smallnet", "maconv"), ("smallnet", "mdconv"), ("mobilenetv2", "static")]
 TORCH = {
     "train": [("torch eager", ["eager"]), ("torch compile", ["compile"])],
     "infer": [("torch eager", ["eager"]), ("torch frozen", ["frozen"]), ("torch jit", ["jit"])],
@@ -77,7 +82,8 @@ def rows(args):
         for mode, batch in JOBS:
             for threads in map(int, args.threads.split(",")):
                 row = Row(model, conv, mode, batch, threads)
-                if re.search(args.rows, name(row)):
+                measured = mode == "train" or (model, conv) in IN_USE
+                if measured and re.search(args.rows, name(row)):
                     yield row
 
 
@@ -178,8 +184,9 @@ def table(results):
         else:
             of_row[row][result["contender"]].append(result)
     print("Median of the runs' medians in ms, and in brackets the best run; `faster` = best peer / gatefold, by either.\n")
-    print("| network | mode | batch | threads | gatefold | best peer | its ms | best run of any peer | faster | faster, best runs |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("`MiB` = largest resident set, for the best peer with its growth over the imported library and the network.\n")
+    print("| network | mode | batch | threads | gatefold | MiB | best peer | its ms | its MiB | best run of any peer | faster | faster, best runs |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     order = lambda row: (NETWORKS.index((row.model, row.conv)), JOBS.index((row.mode, row.batch)), row.threads)
     for row in sorted(of_row, key=order):
         print(line(row, of_row[row]))
@@ -201,22 +208,28 @@ def best(runs):
     return min(run["ms_median"] for run in runs)
 
 
+def mib(runs):
+    """The largest resident set, and how much of it came after the import where a run says so."""
+    largest = max(runs, key=lambda run: run["peak_rss_mib"])
+    growth = largest["peak_rss_mib"] - largest.get("rss_before_mib", 0)
+    return f"{largest['peak_rss_mib']:.0f}" + (f" (+{growth:.0f})" if "rss_before_mib" in largest else "")
+
+
 def figures(runs):
-    rss = max(run["peak_rss_mib"] for run in runs)
-    return f"{median(runs):.3f} ({best(runs):.3f}, {len(runs)} runs, {rss:.0f} MiB)"
+    return f"{median(runs):.3f} ({best(runs):.3f}, {len(runs)} runs, {mib(runs)} MiB)"
 
 
 def line(row, of):
     peers = {contender: runs for contender, runs in of.items() if contender != OURS}
     ours = of.get(OURS)
     cells = [f"{row.model} {row.conv}", row.mode, row.batch, row.threads]
-    cells.append(f"{median(ours):.3f} ({best(ours):.3f})" if ours else "-")
+    cells += [f"{median(ours):.3f} ({best(ours):.3f})", mib(ours)] if ours else ["-"] * 2
     if peers:
         first = min(peers, key=lambda contender: median(peers[contender]))
         fastest = min(peers, key=lambda contender: best(peers[contender]))
-        cells += [first, f"{median(peers[first]):.3f}", f"{best(peers[fastest]):.3f} {fastest}"]
+        cells += [first, f"{median(peers[first]):.3f}", mib(peers[first]), f"{best(peers[fastest]):.3f} {fastest}"]
     else:
-        cells += ["-"] * 3
+        cells += ["-"] * 4
     if ours and peers:
         check_parameters(row, ours, peers)
         cells += [f"{median(peers[first]) / median(ours):.2f}x", f"{best(peers[fastest]) / best(ours):.2f}x"]

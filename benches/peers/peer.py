@@ -68,7 +68,7 @@ def torch_step(args):
 
     torch.set_num_threads(args.threads)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    network = networks.build(args.model, args.conv).to(memory_format=layout)
+    network = networks.build(args.model, args.conv, layout)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     torch.manual_seed(1)
     images = torch.randn(args.batch_size, 3, 32, 32).to(memory_format=layout)
