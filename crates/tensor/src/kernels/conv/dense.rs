@@ -5,12 +5,15 @@
 
 #![allow(unsafe_code, reason = "products take raw pointers")]
 
+use std::ops::Range;
+
+use super::plan::PanelsMut;
 use super::window::{Rows, Window};
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
 use crate::aligned::Aligned;
 use crate::kernels::moments::{RowMoments, Sums};
-use crate::kernels::pending::Rectifier;
+use crate::kernels::pending::{GradLoader, Loader, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, panel_row, prefetch_after};
 use crate::simd::{Kernel, Vector};
 
@@ -41,8 +44,13 @@ pub(super) fn turned_panel<T: Real>(s: &Sizes, w: &[T]) -> Aligned<T> {
     panel
 }
 
-fn window<'a, T: Real, R: Rows<T>>(s: &Sizes, source: &'a R) -> Window<'a, T, R> {
-    Window::new(source, s.w, [s.geo.padding[1]; 2], (s.kh - 1) * s.geo.dilation[0] + 1)
+/// Rows of the input as the patches of one row reach over them.
+fn reach(s: &Sizes) -> usize {
+    (s.kh - 1) * s.geo.dilation[0] + 1
+}
+
+fn window<'a, T: Real, R: Rows<T>>(s: &Sizes, source: &'a R, height: usize) -> Window<'a, T, R> {
+    Window::new(source, s.w, [s.geo.padding[1]; 2], height)
 }
 
 /// The parts of the patches of output row `row`: where the first one starts, and its row of the panel. Returns how many
@@ -79,7 +87,7 @@ struct Slide<'a, T, R> {
 
 impl<'a, T: Real, R: Rows<T>> Slide<'a, T, R> {
     fn new(s: &'a Sizes, source: &'a R) -> Self {
-        Slide { s, window: window(s, source), parts: Vec::new(), chunks: Vec::new() }
+        Slide { s, window: window(s, source, reach(s)), parts: Vec::new(), chunks: Vec::new() }
     }
 
     /// Row `row` of the batch's output.
@@ -132,6 +140,79 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
     }
 }
 
+/// Pixels of the output that go into `dW` at a time: it may lie beyond the first cache, where each time it is read and
+/// written.
+const PIXELS: usize = 64;
+
+/// The output rows of `images` in blocks of about [`PIXELS`]: rows of one image or, where images are small and share their
+/// kernels, several images. And how many rows of the input lie under a block.
+fn blocks(s: &Sizes, images: Range<usize>) -> (impl Iterator<Item = Range<usize>> + use<>, usize) {
+    let (oh, step) = (s.oh, (PIXELS / s.ow).max(1));
+    let (unit, step, height) = if step > s.oh && !s.per_sample {
+        let images = step / oh;
+        (images * oh, images * oh, images * s.h)
+    } else {
+        let step = step.min(oh);
+        (oh, step, (step - 1) * s.geo.stride[0] + reach(s))
+    };
+    let end = images.end * oh;
+    let blocks = (images.start * oh..end).step_by(unit).flat_map(move |first| {
+        let end = (first + unit).min(end);
+        (first..end).step_by(step).map(move |start| start..(start + step).min(end))
+    });
+    (blocks, height)
+}
+
+/// (conv.2) for some images, a product for each row of taps and block of pixels.
+// ANCHOR: grad_w
+#[inline(always)]
+fn grad_w<T: Real, V: Vector<T>>(
+    s: &Sizes,
+    x: &Loader<'_, T>,
+    dy: &GradLoader<'_, T>,
+    images: Range<usize>,
+    dw: &mut PanelsMut<'_, T>,
+) {
+    let (blocks, height) = blocks(s, images.clone());
+    let mut window = window(s, x, height);
+    let (o_row, stride, d) = (panel_row(s.o), s.geo.stride[1], s.geo.dilation[1]);
+    // The taps of a row lie side by side where they touch.
+    let (parts, k) = if d == 1 { (1, s.kw * s.c) } else { (s.kw, s.c) };
+    let (mut dz, mut chunks) = (Aligned::default(), Vec::new());
+    for block in blocks {
+        if dz.len() < block.len() * s.ow * o_row {
+            dz = Aligned::zeros(block.len() * s.ow * o_row);
+        }
+        dy.load::<V>(block.start * s.ow, block.len() * s.ow, &mut dz, o_row);
+        let dw = dw.of(if s.per_sample { block.start / s.oh - images.start } else { 0 });
+        for u in 0..s.kh {
+            for v in 0..parts {
+                chunks.clear();
+                for (i, row) in block.clone().enumerate() {
+                    let Some(h) = s.row_under(row % s.oh, u) else { continue };
+                    let a = window.row::<V>(row / s.oh * s.h + h).wrapping_add(v * d * s.c);
+                    chunks.push(Chunk { a, b: dz[i * s.ow * o_row..].as_ptr(), k: s.ow });
+                }
+                let product = Product {
+                    rows: k,
+                    columns: s.o,
+                    a_row: 1,
+                    a_step: stride * s.c,
+                    b_row: o_row,
+                    start: Start::Output,
+                    out: dw[(u * s.kw + v) * s.c * o_row..].as_mut_ptr(),
+                    out_row: o_row,
+                    rectifier: Rectifier::Identity,
+                };
+                // SAFETY: every patch lies inside its padded rows, which the window holds for the whole block; `dz` holds
+                // the block, `dw` the rows of the panel.
+                unsafe { product.run::<V>(&chunks) };
+            }
+        }
+    }
+}
+// ANCHOR_END: grad_w
+
 /// (conv.2) and, where it [turns], (conv.3) for some images.
 pub(super) struct Backward<'a, T: Real>(pub BackwardTask<'a, T>);
 
@@ -143,28 +224,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
         let BackwardTask { s, x, dy, panels, images, dx, mut dw } = self.0;
         let mut sums = Sums::zeros(s.c);
         if let Some(dw) = &mut dw {
-            let (mut window, mut list) = (window(s, x), Vec::new());
-            let mut dz = Aligned::zeros(s.ow * panel_row(s.o));
-            for row in images.start * s.oh..images.end * s.oh {
-                dy.load::<V>(row * s.ow, s.ow, &mut dz, panel_row(s.o));
-                let dw = dw.of(if s.per_sample { row / s.oh - images.start } else { 0 });
-                let k = parts::<T, V, _>(s, &mut window, row, &mut list);
-                for &(a, at) in &list {
-                    let product = Product {
-                        rows: k,
-                        columns: s.o,
-                        a_row: 1,
-                        a_step: s.geo.stride[1] * s.c,
-                        b_row: panel_row(s.o),
-                        start: Start::Output,
-                        out: dw[at * panel_row(s.o)..].as_mut_ptr(),
-                        out_row: panel_row(s.o),
-                        rectifier: Rectifier::Identity,
-                    };
-                    // SAFETY: every patch lies inside its padded rows, `dz` holds a row, `dw` the rows of the panel.
-                    unsafe { product.run::<V>(&[Chunk { a, b: dz.as_ptr(), k: s.ow }]) };
-                }
-            }
+            grad_w::<T, V>(s, x, dy, images.clone(), dw);
         }
         if let Some(dx) = dx {
             let t = turned(s);

@@ -61,6 +61,9 @@ fn table() -> Vec<(Path, &'static str, Case)> {
         (Columns, "depthwise with two kernels a channel", case([2, 4, 7, 6], [8, 3, 3], geo.groups(4).padding(1))),
         (Dense, "3x3 over several tiles and tasks", case([5, 8, 33, 31], [12, 3, 3], geo.padding(1))),
         (Dense, "3x3, deep, small maps", case([9, 64, 4, 4], [48, 3, 3], geo.padding(1))),
+        (Dense, "3x3, several small images a block", case([37, 3, 4, 5], [4, 3, 3], geo.padding(1))),
+        (Dense, "the same with stride 2", case([50, 2, 7, 5], [3, 3, 3], geo.stride(2).padding(1))),
+        (Dense, "the same with dilation 2", case([35, 2, 5, 4], [3, 3, 3], geo.dilation(2).padding(2))),
         (Depthwise, "depthwise", case([2, 6, 5, 7], [6, 3, 3], geo.groups(6).padding(1))),
         (
             Depthwise,
