@@ -403,6 +403,8 @@ fn rearrangements() -> Vec<Case> {
         Case::new("reshape", "maps to vectors", [random(map)], |v| v[0].reshape([2, 60])),
         Case::new("reshape", "vectors to maps", [random([2, 60])], |v| v[0].reshape([2, 5, 3, 4])),
         Case::new("reshape", "maps to other maps", [random(map)], |v| v[0].reshape([3, 5, 2, 4])),
+        Case::new("reshape_memory", "maps to vectors", [random(map)], |v| v[0].reshape_memory([2, 60])),
+        Case::new("reshape_memory", "vectors to maps", [random([2, 60])], |v| v[0].reshape_memory([2, 5, 3, 4])),
     ]
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use ndarray::{ArrayViewD, IxDyn, ShapeBuilder};
 
+use crate::kernels::transpose::transpose;
+use crate::parallel::split;
 use crate::storage::Storage;
 use crate::{Error, Real, Result, Shape};
 
@@ -83,8 +85,13 @@ impl<T: Real> Tensor<T> {
     }
 
     fn from_logical(shape: Shape, elements: &[T]) -> Self {
-        let mut next = elements.iter();
-        Self::from_fn(shape, |_| *next.next().expect("as many elements as the shape has"))
+        let mut tensor = Tensor::any(shape);
+        if let [_, c, h, w] = *shape {
+            transpose_each(elements, [c, h * w], tensor.as_mut_slice());
+        } else {
+            tensor.as_mut_slice().copy_from_slice(elements);
+        }
+        tensor
     }
 
     /// The logical extents.
@@ -122,7 +129,14 @@ impl<T: Real> Tensor<T> {
 
     /// The elements in logical row-major order.
     pub fn to_vec(&self) -> Vec<T> {
-        if self.shape.is_row_major() { self.as_slice().to_vec() } else { self.view().iter().copied().collect() }
+        match *self.shape {
+            [_, c, h, w] if !self.shape.is_row_major() => {
+                let mut elements = vec![T::zero(); self.len()];
+                transpose_each(self.as_slice(), [h * w, c], &mut elements);
+                elements
+            }
+            _ => self.as_slice().to_vec(),
+        }
     }
 
     /// A view with logical indices, `x.view()[[n, c, i, j]]`, whatever the memory order.
@@ -163,6 +177,19 @@ impl<T: Real> Tensor<T> {
         } else {
             Self::from_vec(shape, self.to_vec())
         }
+    }
+
+    /// The same elements in the same *memory* order under another shape; always shared.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the numbers of elements differ.
+    pub fn reshape_memory(&self, shape: impl Into<Shape>) -> Result<Self> {
+        let shape = shape.into();
+        if shape.elements() != self.len() {
+            let expected = format!("{} elements for {shape:?}", shape.elements());
+            return Err(Error::shape("reshape_memory", "x", expected, &self.shape));
+        }
+        Ok(Tensor { shape, storage: self.storage.clone() })
     }
 
     /// The same values in another element type; f64 to f32 rounds to nearest.
@@ -212,6 +239,20 @@ impl<T: Real> Tensor<T> {
     pub fn is_finite(&self) -> bool {
         self.as_slice().iter().all(|v| v.is_finite())
     }
+}
+
+/// The matrices `[rows, columns]` of `from`, one after the other, transposed: the step between logical and memory order.
+fn transpose_each<T: Real>(from: &[T], [rows, columns]: [usize; 2], to: &mut [T]) {
+    let len = rows * columns;
+    if len == 0 {
+        return;
+    }
+    split(to, from.len() / len, len, |matrices, to| {
+        let from = &from[matrices.start * len..];
+        for (from, to) in from.chunks_exact(len).zip(to.chunks_exact_mut(len)) {
+            transpose(from, columns, [rows, columns], to, rows);
+        }
+    });
 }
 
 /// Calls `f` with every logical index, the last axis fastest.
@@ -275,6 +316,22 @@ mod tests {
         assert_eq!(flat.reshape([2, 3, 4, 5]).unwrap(), x);
         assert_eq!(x.reshape([2, 6, 2, 5]).unwrap().to_vec(), x.to_vec());
         assert!(x.reshape([7]).is_err());
+    }
+
+    #[test]
+    fn the_order_in_memory_is_kept_where_it_is_asked_for() {
+        let x = counting([2, 3, 4, 5]);
+        let flat = x.reshape_memory([2, 60]).unwrap();
+        assert_eq!(flat.as_slice(), x.as_slice());
+        assert_eq!(flat.reshape_memory([2, 3, 4, 5]).unwrap(), x);
+        assert!(x.reshape_memory([7]).is_err());
+    }
+
+    #[test]
+    fn large_maps_survive_the_memory_layout() {
+        let x = counting([3, 33, 20, 21]); // over several tiles and tasks
+        assert_eq!(x.view()[[2, 31, 18, 5]], (((2 * 33 + 31) * 20 + 18) * 21 + 5) as f32);
+        assert_eq!(x.to_vec(), (0..x.len()).map(|i| i as f32).collect::<Vec<_>>());
     }
 
     #[test]

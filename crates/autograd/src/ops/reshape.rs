@@ -1,4 +1,4 @@
-//! The same elements under another shape.
+//! The same elements under another shape, in logical or in memory order.
 
 use gatefold_tensor::{Real, Result, Shape, Tensor};
 
@@ -19,6 +19,21 @@ impl<T: Real> Op<T> for Reshape {
     }
 }
 
+/// y = x's memory with another shape;  dx = dy's with x's.
+struct ReshapeMemory {
+    x: Shape,
+}
+
+impl<T: Real> Op<T> for ReshapeMemory {
+    fn name(&self) -> &'static str {
+        "reshape_memory"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        dx.add(0, dy.reshape_memory(self.x)?)
+    }
+}
+
 impl<T: Real> Var<T> {
     /// The same elements in the same logical order under another shape.
     ///
@@ -27,5 +42,14 @@ impl<T: Real> Var<T> {
     pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Var<T>> {
         let y = self.value().reshape(shape)?;
         Ok(Tape::record(y, &[Some(self)], || Reshape { x: *self.shape() }))
+    }
+
+    /// The same elements in the same memory order under another shape: copies nothing.
+    ///
+    /// # Errors
+    /// As [`Tensor::reshape_memory`].
+    pub fn reshape_memory(&self, shape: impl Into<Shape>) -> Result<Var<T>> {
+        let y = self.value().reshape_memory(shape)?;
+        Ok(Tape::record(y, &[Some(self)], || ReshapeMemory { x: *self.shape() }))
     }
 }

@@ -188,8 +188,9 @@ impl<T: Real> Experts<T> {
     // ANCHOR: mix
     pub(super) fn mix(&self, cx: &Cx<T>, a: &Var<T>) -> Result<Var<T>> {
         let [k, o, i, kh, kw] = self.shape();
-        let experts = self.weight.var(cx).reshape([k, o * i * kh * kw])?;
-        a.matmul(&experts)?.reshape([a.shape()[0] * o, i, kh, kw])
+        // In memory order, in which a convolution reads them: the few experts are rearranged, not the kernels of all samples.
+        let experts = self.weight.var(cx).reshape([k * o, i, kh, kw])?.reshape_memory([k, o * i * kh * kw])?;
+        a.matmul(&experts)?.reshape_memory([a.shape()[0] * o, i, kh, kw])
     }
     // ANCHOR_END: mix
 

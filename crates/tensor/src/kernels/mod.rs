@@ -20,3 +20,4 @@ pub mod softmax;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tile;
+pub(crate) mod transpose;

@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "the operands of a tile are raw pointers, checked by the callers")]
 
 use super::pending::Rectifier;
+use super::transpose::transpose;
 use crate::Real;
 use crate::aligned::Aligned;
 use crate::simd::Vector;
@@ -258,16 +259,13 @@ pub(crate) fn add_scaled<T: Real>(y: &mut [T], factor: T, x: &[T]) {
 pub(crate) fn transposed_panel<T: Real>(w: &[T], o: usize, k: usize) -> Aligned<T> {
     let row = panel_row(o);
     let mut panel = Aligned::zeros(k * row);
-    for (o, w) in w.chunks_exact(k.max(1)).take(o).enumerate() {
-        w.iter().zip(panel[o..].iter_mut().step_by(row)).for_each(|(&w, p)| *p = w);
-    }
+    transpose(w, k, [o, k], &mut panel, row);
     panel
 }
 
 /// A panel `[K, O]` back as `w [O, K]`.
-pub(crate) fn from_transposed_panel<T: Real>(panel: &[T], o: usize, k: usize) -> Vec<T> {
-    let row = panel_row(o);
-    (0..o).flat_map(|o| panel[o..].iter().step_by(row).take(k).copied()).collect()
+pub(crate) fn from_transposed_panel<T: Real>(panel: &[T], o: usize, k: usize, w: &mut [T]) {
+    transpose(panel, panel_row(o), [k, o], w, k);
 }
 
 /// `w [K, C]` as a panel `[K, C]`: rows padded to whole vectors.

@@ -8,7 +8,7 @@ use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::moments::{Moments, RowMoments, Sums};
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, statistics, total};
 use crate::kernels::tile::{Start, from_transposed_panel, panel, panel_row, transposed_panel};
-use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
+use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Real, Result, Tensor};
 
@@ -146,14 +146,13 @@ impl Plan {
 
     /// The kernels of every sample, packed by `pack`.
     fn pack<T: Real>(&self, w: &[T], pack: impl Fn(&[T]) -> Aligned<T> + Sync + Send) -> (Aligned<T>, usize) {
-        let sets: Vec<&[T]> = w.chunks_exact(self.s.weights()).collect();
         if !self.s.per_sample {
             return (pack(w), 0);
         }
-        let packed = run_tasks(sets, w.len(), pack);
-        let each = packed.first().map_or(0, |set| set.len());
-        let mut memory = Aligned::zeros(each * packed.len());
-        memory.chunks_exact_mut(each.max(1)).zip(&packed).for_each(|(to, set)| to.copy_from_slice(set));
+        let each = pack(&w[..self.s.weights()]).len();
+        let mut memory = Aligned::zeros(each * self.s.n);
+        let sets = w.chunks_exact(self.s.weights()).zip(memory.chunks_exact_mut(each.max(1))).collect();
+        run_tasks(sets, PASS * w.len(), |(w, set): (&[T], &mut [T])| set.copy_from_slice(&pack(w)));
         (memory, each)
     }
 
@@ -284,19 +283,22 @@ impl Plan {
             grads.dx = Some(MaskedGrad { dy: dx, sums: total(sums, loader) });
         }
         if want.w {
-            let unpack = |panel: &[T]| match self.path {
-                Path::Depthwise => depthwise::channel_major(s, panel),
-                _ => from_transposed_panel(panel, s.o, s.taps()),
+            let unpack = |panel: &[T], w: &mut [T]| match self.path {
+                Path::Depthwise => w.copy_from_slice(&depthwise::channel_major(s, panel)),
+                _ => from_transposed_panel(panel, s.o, s.taps(), w),
             };
-            let dw = if s.per_sample {
-                kernels.iter().flat_map(|sets| sets.chunks_exact(of_kernels)).flat_map(unpack).collect()
+            let mut dw = Tensor::any(w.shape());
+            if s.per_sample {
+                let sets = kernels.iter().flat_map(|sets| sets.chunks_exact(of_kernels));
+                let tasks = sets.zip(dw.as_mut_slice().chunks_exact_mut(s.weights())).collect();
+                run_tasks(tasks, PASS * w.len(), |(set, dw)| unpack(set, dw));
             } else {
                 let mut kernels = kernels.into_iter();
                 let mut sum = kernels.next().unwrap_or_else(|| Aligned::zeros(of_kernels));
                 kernels.for_each(|part| add(&mut sum, &part));
-                unpack(&sum)
-            };
-            grads.dw = Some(Tensor::from_memory(w.shape(), dw)?);
+                unpack(&sum, dw.as_mut_slice());
+            }
+            grads.dw = Some(dw);
         }
         Ok(grads)
     }
