@@ -5,10 +5,10 @@ use std::ops::Range;
 use super::{Options, PendingConvGrads, Sizes, Want, columns, dense, depthwise, pointwise};
 use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
-use crate::kernels::moments::{Moments, RowMoments, Sums};
+use crate::kernels::moments::{Moments, RowMoments};
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, statistics, total};
 use crate::kernels::tile::{Start, from_transposed_panel, panel, panel_row, transposed_panel};
-use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
+use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Real, Result, Tensor};
 
@@ -144,35 +144,34 @@ impl Plan {
         (s.n * s.oh * s.ow).saturating_mul(s.weights())
     }
 
-    /// The kernels of every sample, packed by `pack`.
-    fn pack<T: Real>(&self, w: &[T], pack: impl Fn(&[T]) -> Aligned<T> + Sync + Send) -> (Aligned<T>, usize) {
-        if !self.s.per_sample {
-            return (pack(w), 0);
-        }
-        let each = pack(&w[..self.s.weights()]).len();
-        let mut memory = Aligned::zeros(each * self.s.n);
-        let sets = w.chunks_exact(self.s.weights()).zip(memory.chunks_exact_mut(each.max(1))).collect();
-        run_tasks(sets, PASS * w.len(), |(w, set): (&[T], &mut [T])| set.copy_from_slice(&pack(w)));
-        (memory, each)
-    }
-
-    /// The kernels as the forward pass reads them.
-    fn forward_panels<T: Real>(&self, w: &[T]) -> (Aligned<T>, usize) {
+    /// A set of kernels as the forward pass reads them.
+    fn forward_panel<T: Real>(&self, w: &[T]) -> Aligned<T> {
         let s = &self.s;
         match self.path {
-            Path::Depthwise => self.pack(w, |w| depthwise::tap_major(s, w)),
-            _ => self.pack(w, |w| transposed_panel(w, s.o, s.taps())),
+            Path::Depthwise => depthwise::tap_major(s, w),
+            _ => transposed_panel(w, s.o, s.taps()),
         }
     }
 
-    /// The kernels as (conv.3) reads them.
-    fn backward_panels<T: Real>(&self, w: &[T]) -> (Aligned<T>, usize) {
+    /// A set of kernels as (conv.3) reads them.
+    fn backward_panel<T: Real>(&self, w: &[T]) -> Aligned<T> {
         let s = &self.s;
         match self.path {
-            Path::Depthwise => self.pack(w, |w| depthwise::tap_major(s, w)),
-            Path::Dense => self.pack(w, |w| dense::turned_panel(s, w)),
-            _ => self.pack(w, |w| panel(w, s.c)),
+            Path::Depthwise => depthwise::tap_major(s, w),
+            Path::Dense => dense::turned_panel(s, w),
+            _ => panel(w, s.c),
         }
+    }
+
+    /// `range`, or where samples have their own kernels the parts of it that belong to each: its sample, and which part.
+    /// A sample has `each` places in the range.
+    fn by_sample(&self, range: Range<usize>, each: usize) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let per_sample = self.s.per_sample;
+        let samples = if per_sample { range.start / each..range.end.div_ceil(each) } else { 0..1 };
+        samples.map(move |n| match per_sample {
+            true => (n, range.start.max(n * each)..range.end.min((n + 1) * each)),
+            false => (0, range.clone()),
+        })
     }
 
     /// (conv.1), with what `options` ask for.
@@ -197,8 +196,7 @@ impl Plan {
                 dispatch(Finish { c: s.o, y, rectifier, with_moments }).finish()
             })
         } else {
-            let (panels, each) = self.forward_panels(w);
-            let panels = Panels { memory: &panels, each };
+            let shared = (!s.per_sample).then(|| self.forward_panel(w));
             let row = panel_row(s.o);
             let padded = b.map(|b| panel(b, s.o));
             let bias = match &padded {
@@ -206,14 +204,23 @@ impl Plan {
                 Some(memory) => Bias::Of { memory, each: if s.per_sample { row } else { 0 } },
             };
             let x = &x.loader();
-            run_tasks(tasks, self.work(), |(rows, y)| {
-                let task = ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments };
-                match self.path {
-                    Path::Pointwise => dispatch(pointwise::Forward(task)).finish(),
-                    Path::Depthwise => dispatch(depthwise::Forward(task)).finish(),
-                    _ => dispatch(dense::Forward(task)).finish(),
-                }
-            })
+            let moments = run_tasks(tasks, self.work(), |(rows, y)| {
+                let first = rows.start;
+                let of_sample = |(n, rows): (usize, Range<usize>)| {
+                    // A sample's own kernels are packed when it is their turn, and stay in the cache.
+                    let own = shared.is_none().then(|| self.forward_panel(&w[n * s.weights()..][..s.weights()]));
+                    let panels = Panels { memory: shared.as_ref().or(own.as_ref()).expect("one of them"), each: 0 };
+                    let y = &mut y[(rows.start - first) * s.ow * s.o..][..rows.len() * s.ow * s.o];
+                    let task = ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments };
+                    match self.path {
+                        Path::Pointwise => dispatch(pointwise::Forward(task)).finish(),
+                        Path::Depthwise => dispatch(depthwise::Forward(task)).finish(),
+                        _ => dispatch(dense::Forward(task)).finish(),
+                    }
+                };
+                self.by_sample(rows, s.oh).map(of_sample).collect::<Vec<_>>()
+            });
+            moments.into_iter().flatten().collect()
         };
         let stats = with_moments.then(|| statistics(op, moments)).transpose()?;
         Ok((y, stats))
@@ -252,8 +259,7 @@ impl Plan {
         if !want_x && !want.w {
             return Ok(grads);
         }
-        let (panels, each) = if want_x { self.backward_panels(w.as_slice()) } else { (Aligned::default(), 0) };
-        let panels = Panels { memory: &panels, each };
+        let shared = (want_x && !s.per_sample).then(|| self.backward_panel(w.as_slice()));
         let of_kernels = match self.path {
             Path::Depthwise => s.weights(),
             _ => s.taps() * panel_row(s.o),
@@ -264,42 +270,59 @@ impl Plan {
             Some(dx) => parts_mut(dx.as_mut_slice(), &images, s.h * s.w * s.c).into_iter().map(Some).collect(),
             None => images.iter().map(|_| None).collect(),
         };
-        let (loader, gradient) = (&x.loader(), &dy.loader());
-        let tasks = images.into_iter().zip(dxs).collect();
-        let parts = run_tasks(tasks, self.work(), |(images, dx)| {
-            let sets = if s.per_sample { images.len() } else { 1 };
-            let mut memory = if want.w { Aligned::zeros(sets * of_kernels) } else { Aligned::default() };
-            let dw = want.w.then_some(PanelsMut { memory: &mut memory, each: of_kernels });
-            let task = BackwardTask { s, x: loader, dy: gradient, panels, images, dx, dw };
-            let sums = match self.path {
-                Path::Pointwise => dispatch(pointwise::Backward(task)),
-                Path::Depthwise => dispatch(depthwise::Backward(task)),
-                _ => dispatch(dense::Backward(task)),
-            };
-            (sums, memory)
-        });
-        let (sums, kernels): (Vec<Sums>, Vec<Aligned<T>>) = parts.into_iter().unzip();
-        if let Some(dx) = dx {
-            grads.dx = Some(MaskedGrad { dy: dx, sums: total(sums, loader) });
-        }
-        if want.w {
-            let unpack = |panel: &[T], w: &mut [T]| match self.path {
-                Path::Depthwise => w.copy_from_slice(&depthwise::channel_major(s, panel)),
-                _ => from_transposed_panel(panel, s.o, s.taps(), w),
-            };
-            let mut dw = Tensor::any(w.shape());
-            if s.per_sample {
-                let sets = kernels.iter().flat_map(|sets| sets.chunks_exact(of_kernels));
-                let tasks = sets.zip(dw.as_mut_slice().chunks_exact_mut(s.weights())).collect();
-                run_tasks(tasks, PASS * w.len(), |(set, dw)| unpack(set, dw));
-            } else {
-                let mut kernels = kernels.into_iter();
-                let mut sum = kernels.next().unwrap_or_else(|| Aligned::zeros(of_kernels));
-                kernels.for_each(|part| add(&mut sum, &part));
-                unpack(&sum, dw.as_mut_slice());
+        let mut dw = want.w.then(|| Tensor::any(w.shape()));
+        // The gradients of each sample's kernels; where all share them, each task has a sum instead.
+        let own: Vec<Option<&mut [T]>> = match &mut dw {
+            Some(dw) if s.per_sample => {
+                parts_mut(dw.as_mut_slice(), &images, s.weights()).into_iter().map(Some).collect()
             }
-            grads.dw = Some(dw);
+            _ => images.iter().map(|_| None).collect(),
+        };
+        let unpack = |panel: &[T], w: &mut [T]| match self.path {
+            Path::Depthwise => w.copy_from_slice(&depthwise::channel_major(s, panel)),
+            _ => from_transposed_panel(panel, s.o, s.taps(), w),
+        };
+        let (loader, gradient) = (&x.loader(), &dy.loader());
+        let tasks = images.into_iter().zip(dxs).zip(own).collect();
+        let parts = run_tasks(tasks, self.work(), |((images, mut dx), mut own): ((Range<usize>, _), _)| {
+            let (first, pixels) = (images.start, s.h * s.w * s.c);
+            let mut set = Aligned::zeros(if want.w { of_kernels } else { 0 });
+            let of_sample = |(n, images): (usize, Range<usize>)| {
+                let w = &w.as_slice()[n * s.weights()..][..s.weights()];
+                let panel = (want_x && shared.is_none()).then(|| self.backward_panel(w));
+                let panels = Panels { memory: shared.as_ref().or(panel.as_ref()).map_or(&[], |panel| panel), each: 0 };
+                let at = images.start - first;
+                let dx = dx.as_deref_mut().map(|dx: &mut [T]| &mut dx[at * pixels..][..images.len() * pixels]);
+                if s.per_sample {
+                    set.fill(T::zero());
+                }
+                let dw = want.w.then_some(PanelsMut { memory: &mut set, each: 0 });
+                let task = BackwardTask { s, x: loader, dy: gradient, panels, images, dx, dw };
+                let sums = match self.path {
+                    Path::Pointwise => dispatch(pointwise::Backward(task)),
+                    Path::Depthwise => dispatch(depthwise::Backward(task)),
+                    _ => dispatch(dense::Backward(task)),
+                };
+                if let Some(own) = own.as_deref_mut() {
+                    let own: &mut [T] = own;
+                    unpack(&set, &mut own[at * s.weights()..][..s.weights()]);
+                }
+                sums
+            };
+            let sums = self.by_sample(images, 1).map(of_sample).collect::<Vec<_>>();
+            (sums, set)
+        });
+        let (sums, sets): (Vec<_>, Vec<Aligned<T>>) = parts.into_iter().unzip();
+        if let Some(dx) = dx {
+            grads.dx = Some(MaskedGrad { dy: dx, sums: total(sums.into_iter().flatten(), loader) });
         }
+        if let (Some(dw), false) = (&mut dw, s.per_sample) {
+            let mut sets = sets.into_iter();
+            let mut sum = sets.next().unwrap_or_else(|| Aligned::zeros(of_kernels));
+            sets.for_each(|part| add(&mut sum, &part));
+            unpack(&sum, dw.as_mut_slice());
+        }
+        grads.dw = dw;
         Ok(grads)
     }
 }
