@@ -77,6 +77,14 @@ pub(crate) enum Start<T> {
     Output,
 }
 
+impl<T> Start<T> {
+    /// From a bias in whole vectors, if there is one.
+    #[inline(always)]
+    pub fn of(bias: Option<&[T]>) -> Self {
+        bias.map_or(Start::Zero, |bias| Start::Bias(bias.as_ptr()))
+    }
+}
+
 /// `out[r, o] = start + Σ_chunks Σ_k a[r, k] · b[k, o]`, rectified.
 pub(crate) struct Product<T> {
     pub rows: usize,

@@ -7,7 +7,6 @@
 
 use std::ops::Range;
 
-use super::plan::PanelsMut;
 use super::window::{Rows, Window};
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
@@ -126,12 +125,11 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
-        let ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments } = self.0;
+        let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
         let mut moments = RowMoments::none(s.o);
         let mut slide = Slide::new(s, x);
         for (row, y) in rows.zip(y.chunks_exact_mut(s.ow * s.o)) {
-            let n = row / s.oh;
-            slide.row::<V>(row, panels.of(n), bias.start(n), rectifier, y);
+            slide.row::<V>(row, w, Start::of(bias), rectifier, y);
             if with_moments {
                 moments.add::<V>(y);
             }
@@ -144,11 +142,11 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
 /// written.
 const PIXELS: usize = 64;
 
-/// The output rows of `images` in blocks of about [`PIXELS`]: rows of one image or, where images are small and share their
-/// kernels, several images. And how many rows of the input lie under a block.
+/// The output rows of `images` in blocks of about [`PIXELS`]: rows of one image or, where images are small, several
+/// images. And how many rows of the input lie under a block.
 fn blocks(s: &Sizes, images: Range<usize>) -> (impl Iterator<Item = Range<usize>> + use<>, usize) {
     let (oh, step) = (s.oh, (PIXELS / s.ow).max(1));
-    let (unit, step, height) = if step > s.oh && !s.per_sample {
+    let (unit, step, height) = if step > s.oh {
         let images = step / oh;
         (images * oh, images * oh, images * s.h)
     } else {
@@ -171,9 +169,9 @@ fn grad_w<T: Real, V: Vector<T>>(
     x: &Loader<'_, T>,
     dy: &GradLoader<'_, T>,
     images: Range<usize>,
-    dw: &mut PanelsMut<'_, T>,
+    dw: &mut [T],
 ) {
-    let (blocks, height) = blocks(s, images.clone());
+    let (blocks, height) = blocks(s, images);
     let mut window = window(s, x, height);
     let (o_row, stride, d) = (panel_row(s.o), s.geo.stride[1], s.geo.dilation[1]);
     // The taps of a row lie side by side where they touch.
@@ -184,7 +182,6 @@ fn grad_w<T: Real, V: Vector<T>>(
             dz = Aligned::zeros(block.len() * s.ow * o_row);
         }
         dy.load::<V>(block.start * s.ow, block.len() * s.ow, &mut dz, o_row);
-        let dw = dw.of(if s.per_sample { block.start / s.oh - images.start } else { 0 });
         for u in 0..s.kh {
             for v in 0..parts {
                 chunks.clear();
@@ -221,9 +218,9 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Sums {
-        let BackwardTask { s, x, dy, panels, images, dx, mut dw } = self.0;
+        let BackwardTask { s, x, dy, w, images, dx, dw } = self.0;
         let mut sums = Sums::zeros(s.c);
-        if let Some(dw) = &mut dw {
+        if let Some(dw) = dw {
             grad_w::<T, V>(s, x, dy, images.clone(), dw);
         }
         if let Some(dx) = dx {
@@ -231,7 +228,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
             let mut slide = Slide::new(&t, dy);
             let rows = images.start * s.h..images.end * s.h;
             for (row, dx) in rows.zip(dx.chunks_exact_mut(s.w * s.c)) {
-                slide.row::<V>(row, panels.of(row / s.h), Start::Zero, Rectifier::Identity, dx);
+                slide.row::<V>(row, w, Start::Zero, Rectifier::Identity, dx);
                 x.finish::<V>(row * s.w, dx, &mut sums);
             }
         }

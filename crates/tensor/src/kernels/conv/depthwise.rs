@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
 use super::window::Window;
-use super::{BackwardTask, Bias, ForwardTask, Sizes};
+use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
 use crate::aligned::Aligned;
 use crate::kernels::moments::{RowMoments, Sums};
@@ -116,7 +116,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
-        let ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments } = self.0;
+        let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
         let c = s.c;
         let mut moments = RowMoments::none(c);
         let mut window = input_window(s, x);
@@ -128,7 +128,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
             for u in 0..s.kh {
                 let Some(h) = s.row_under(row % s.oh, u) else { continue };
                 let line = window.row::<V>(n * s.h + h);
-                let w = &panels.of(n)[u * s.kw * c..][..s.kw * c];
+                let w = &w[u * s.kw * c..][..s.kw * c];
                 for v in 0..s.kw {
                     taps.push(Tap { x: line.wrapping_add(v * s.geo.dilation[1] * c), w: w[v * c..].as_ptr() });
                 }
@@ -139,10 +139,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                 x_step: s.geo.stride[1] * c,
                 out: y.as_mut_ptr(),
                 out_step: c,
-                bias: match bias {
-                    Bias::None => None,
-                    bias => Some(&bias.values(n)[..c]),
-                },
+                bias,
                 rectifier,
             };
             // SAFETY: every patch lies inside its padded rows, `y` holds a row of the output.
@@ -167,16 +164,16 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Sums {
-        let BackwardTask { s, x, dy, panels, images, mut dx, mut dw } = self.0;
+        let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
         let mut sums = Sums::zeros(s.c);
         for n in images.clone() {
             let at = n - images.start;
             if let Some(dw) = &mut dw {
-                grad_w::<T, V>(s, x, dy, n, dw.of(if s.per_sample { at } else { 0 }));
+                grad_w::<T, V>(s, x, dy, n, dw);
             }
             if let Some(dx) = &mut dx {
                 let dx = &mut dx[at * s.h * s.w * s.c..][..s.h * s.w * s.c];
-                grad_x::<T, V>(s, x, dy, panels.of(n), n, dx, &mut sums);
+                grad_x::<T, V>(s, x, dy, w, n, dx, &mut sums);
             }
         }
         sums

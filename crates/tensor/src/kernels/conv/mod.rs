@@ -26,7 +26,7 @@ mod window;
 
 pub use geometry::Geometry;
 pub(crate) use geometry::Sizes;
-use plan::{BackwardTask, Bias, ForwardTask, Plan};
+use plan::{BackwardTask, ForwardTask, Plan};
 pub use prepared::Kernels;
 pub(crate) use prepared::{Generated, PerSample, Prepared, linear};
 

@@ -7,7 +7,7 @@ use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::moments::{Moments, RowMoments};
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, statistics, total};
-use crate::kernels::tile::{Start, from_transposed_panel, panel, panel_row, transposed_panel};
+use crate::kernels::tile::{from_transposed_panel, panel, panel_row, transposed_panel};
 use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Real, Result, Tensor};
@@ -46,66 +46,14 @@ impl Path {
     // ANCHOR_END: path
 }
 
-/// The kernels in the order in which a path reads them, one set for all samples or one for each.
-#[derive(Clone, Copy)]
-pub(super) struct Panels<'a, T> {
-    pub memory: &'a [T],
-    /// Elements of a sample's set; 0 where all share one.
-    pub each: usize,
-}
-
-impl<'a, T> Panels<'a, T> {
-    #[inline(always)]
-    pub fn of(&self, n: usize) -> &'a [T] {
-        &self.memory[n * self.each..]
-    }
-}
-
-/// Gradients of kernels in the same order.
-pub(super) struct PanelsMut<'a, T> {
-    memory: &'a mut [T],
-    each: usize,
-}
-
-impl<T> PanelsMut<'_, T> {
-    #[inline(always)]
-    pub fn of(&mut self, n: usize) -> &mut [T] {
-        &mut self.memory[n * self.each..]
-    }
-}
-
-/// The bias in whole vectors, for all samples or one for each.
-#[derive(Clone, Copy)]
-pub(super) enum Bias<'a, T> {
-    None,
-    Of { memory: &'a [T], each: usize },
-}
-
-impl<'a, T> Bias<'a, T> {
-    /// What a product starts from.
-    #[inline(always)]
-    pub fn start(&self, n: usize) -> Start<T> {
-        match self {
-            Bias::None => Start::Zero,
-            Bias::Of { .. } => Start::Bias(self.values(n).as_ptr()),
-        }
-    }
-
-    #[inline(always)]
-    pub fn values(&self, n: usize) -> &'a [T] {
-        match self {
-            Bias::None => &[],
-            Bias::Of { memory, each } => &memory[n * each..],
-        }
-    }
-}
-
-/// Some rows of a forward pass, counted over the batch.
+/// Some rows of a forward pass, counted over the batch, all by the same kernels.
 pub(super) struct ForwardTask<'a, T: Real> {
     pub s: &'a Sizes,
     pub x: &'a Loader<'a, T>,
-    pub panels: Panels<'a, T>,
-    pub bias: Bias<'a, T>,
+    /// The kernels in the order in which the path reads them.
+    pub w: &'a [T],
+    /// In whole vectors.
+    pub bias: Option<&'a [T]>,
     pub rectifier: Rectifier,
     pub rows: Range<usize>,
     /// The rows of the output.
@@ -114,17 +62,18 @@ pub(super) struct ForwardTask<'a, T: Real> {
     pub with_moments: bool,
 }
 
-/// Some images of a backward pass.
+/// Some images of a backward pass, all by the same kernels.
 pub(super) struct BackwardTask<'a, T: Real> {
     pub s: &'a Sizes,
     pub x: &'a Loader<'a, T>,
     pub dy: &'a GradLoader<'a, T>,
-    pub panels: Panels<'a, T>,
+    /// The kernels in the order in which the path reads them for (conv.3); empty where `dx` is not wanted.
+    pub w: &'a [T],
     pub images: Range<usize>,
     /// The images of `dx`, if wanted.
     pub dx: Option<&'a mut [T]>,
-    /// The sum over the images, or one set an image; zero before.
-    pub dw: Option<PanelsMut<'a, T>>,
+    /// The sum over the images in the order of the forward pass, if wanted; it is added to.
+    pub dw: Option<&'a mut [T]>,
 }
 
 /// A convolution ready to run: its sizes and its path.
@@ -198,20 +147,17 @@ impl Plan {
         } else {
             let shared = (!s.per_sample).then(|| self.forward_panel(w));
             let row = panel_row(s.o);
-            let padded = b.map(|b| panel(b, s.o));
-            let bias = match &padded {
-                None => Bias::None,
-                Some(memory) => Bias::Of { memory, each: if s.per_sample { row } else { 0 } },
-            };
+            let biases = b.map(|b| panel(b, s.o));
             let x = &x.loader();
             let moments = run_tasks(tasks, self.work(), |(rows, y)| {
                 let first = rows.start;
                 let of_sample = |(n, rows): (usize, Range<usize>)| {
                     // A sample's own kernels are packed when it is their turn, and stay in the cache.
                     let own = shared.is_none().then(|| self.forward_panel(&w[n * s.weights()..][..s.weights()]));
-                    let panels = Panels { memory: shared.as_ref().or(own.as_ref()).expect("one of them"), each: 0 };
+                    let w = shared.as_ref().or(own.as_ref()).expect("one of them");
+                    let bias = biases.as_ref().map(|biases| &biases[n * row..][..row]);
                     let y = &mut y[(rows.start - first) * s.ow * s.o..][..rows.len() * s.ow * s.o];
-                    let task = ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments };
+                    let task = ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments };
                     match self.path {
                         Path::Pointwise => dispatch(pointwise::Forward(task)).finish(),
                         Path::Depthwise => dispatch(depthwise::Forward(task)).finish(),
@@ -290,14 +236,14 @@ impl Plan {
             let of_sample = |(n, images): (usize, Range<usize>)| {
                 let w = &w.as_slice()[n * s.weights()..][..s.weights()];
                 let panel = (want_x && shared.is_none()).then(|| self.backward_panel(w));
-                let panels = Panels { memory: shared.as_ref().or(panel.as_ref()).map_or(&[], |panel| panel), each: 0 };
+                let w = shared.as_ref().or(panel.as_ref()).map_or(&[][..], |panel| panel);
                 let at = images.start - first;
                 let dx = dx.as_deref_mut().map(|dx: &mut [T]| &mut dx[at * pixels..][..images.len() * pixels]);
                 if s.per_sample {
                     set.fill(T::zero());
                 }
-                let dw = want.w.then_some(PanelsMut { memory: &mut set, each: 0 });
-                let task = BackwardTask { s, x: loader, dy: gradient, panels, images, dx, dw };
+                let dw = want.w.then_some(&mut set[..]);
+                let task = BackwardTask { s, x: loader, dy: gradient, w, images, dx, dw };
                 let sums = match self.path {
                     Path::Pointwise => dispatch(pointwise::Backward(task)),
                     Path::Depthwise => dispatch(depthwise::Backward(task)),

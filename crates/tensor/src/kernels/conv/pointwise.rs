@@ -26,16 +26,6 @@ fn block(s: &Sizes) -> usize {
     if s.c * s.o > KERNEL { 32 } else { (BLOCK / s.c.max(s.o)).clamp(8, 16) }
 }
 
-/// The pixels of rows `rows` in stretches that share their kernels: all of them, or image by image.
-fn stretches(s: &Sizes, rows: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let (first, last) = (rows.start * s.w, rows.end * s.w);
-    let image = s.h * s.w;
-    let images = if s.per_sample { first / image..last.div_ceil(image) } else { 0..1 };
-    let per_sample = s.per_sample;
-    images
-        .map(move |n| if per_sample { (n, first.max(n * image)..last.min((n + 1) * image)) } else { (0, first..last) })
-}
-
 /// `pixels` in blocks.
 fn blocks(s: &Sizes, pixels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let step = block(s);
@@ -51,37 +41,35 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
-        let ForwardTask { s, x, panels, bias, rectifier, rows, y, with_moments } = self.0;
+        let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
         let mut moments = RowMoments::none(s.o);
         let mut made = Aligned::zeros(block(s) * s.c);
         let first = rows.start * s.w;
-        for (n, pixels) in stretches(s, rows) {
-            for block in blocks(s, pixels) {
-                let a = match x.as_is(block.start, block.len()) {
-                    Some(a) => a,
-                    None => {
-                        x.load::<V>(block.start, block.len(), None, &mut made, s.c);
-                        &made[..]
-                    }
-                };
-                let y = &mut y[(block.start - first) * s.o..][..block.len() * s.o];
-                prefetch_after::<T, V>(y);
-                let product = Product {
-                    rows: block.len(),
-                    columns: s.o,
-                    a_row: s.c,
-                    a_step: 1,
-                    b_row: panel_row(s.o),
-                    start: bias.start(n),
-                    out: y.as_mut_ptr(),
-                    out_row: s.o,
-                    rectifier,
-                };
-                // SAFETY: `a` and `y` hold the block's rows, the panel C rows.
-                unsafe { product.run::<V>(&[Chunk { a: a.as_ptr(), b: panels.of(n).as_ptr(), k: s.c }]) };
-                if with_moments {
-                    moments.add::<V>(y);
+        for block in blocks(s, first..rows.end * s.w) {
+            let a = match x.as_is(block.start, block.len()) {
+                Some(a) => a,
+                None => {
+                    x.load::<V>(block.start, block.len(), None, &mut made, s.c);
+                    &made[..]
                 }
+            };
+            let y = &mut y[(block.start - first) * s.o..][..block.len() * s.o];
+            prefetch_after::<T, V>(y);
+            let product = Product {
+                rows: block.len(),
+                columns: s.o,
+                a_row: s.c,
+                a_step: 1,
+                b_row: panel_row(s.o),
+                start: Start::of(bias),
+                out: y.as_mut_ptr(),
+                out_row: s.o,
+                rectifier,
+            };
+            // SAFETY: `a` and `y` hold the block's rows, the panel C rows.
+            unsafe { product.run::<V>(&[Chunk { a: a.as_ptr(), b: w.as_ptr(), k: s.c }]) };
+            if with_moments {
+                moments.add::<V>(y);
             }
         }
         moments
@@ -98,55 +86,52 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Sums {
-        let BackwardTask { s, x, dy, panels, images, mut dx, mut dw } = self.0;
+        let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
         let mut sums = Sums::zeros(s.c);
         let (o_row, c_row) = (panel_row(s.o), panel_row(s.c));
         let (mut made, mut dz) = (Aligned::zeros(block(s) * s.c), Aligned::zeros(block(s) * o_row));
         let first = images.start * s.h * s.w;
-        for (n, pixels) in stretches(s, images.start * s.h..images.end * s.h) {
-            for block in blocks(s, pixels) {
-                dy.load::<V>(block.start, block.len(), &mut dz, o_row);
-                if let Some(dw) = &mut dw {
-                    let a = match x.as_is(block.start, block.len()) {
-                        Some(a) => a,
-                        None => {
-                            x.load::<V>(block.start, block.len(), None, &mut made, s.c);
-                            &made[..]
-                        }
-                    };
-                    let dw = dw.of(n - if s.per_sample { images.start } else { 0 });
-                    let product = Product {
-                        rows: s.c,
-                        columns: s.o,
-                        a_row: 1,
-                        a_step: s.c,
-                        b_row: o_row,
-                        start: Start::Output,
-                        out: dw.as_mut_ptr(),
-                        out_row: o_row,
-                        rectifier: Rectifier::Identity,
-                    };
-                    // SAFETY: `a` and `dz` hold the block's rows, `dw` C rows of a panel.
-                    unsafe { product.run::<V>(&[Chunk { a: a.as_ptr(), b: dz.as_ptr(), k: block.len() }]) };
-                }
-                if let Some(dx) = &mut dx {
-                    let dx = &mut dx[(block.start - first) * s.c..][..block.len() * s.c];
-                    prefetch_after::<T, V>(dx);
-                    let product = Product {
-                        rows: block.len(),
-                        columns: s.c,
-                        a_row: o_row,
-                        a_step: 1,
-                        b_row: c_row,
-                        start: Start::Zero,
-                        out: dx.as_mut_ptr(),
-                        out_row: s.c,
-                        rectifier: Rectifier::Identity,
-                    };
-                    // SAFETY: `dz` and `dx` hold the block's rows, the panel O rows.
-                    unsafe { product.run::<V>(&[Chunk { a: dz.as_ptr(), b: panels.of(n).as_ptr(), k: s.o }]) };
-                    x.finish::<V>(block.start, dx, &mut sums);
-                }
+        for block in blocks(s, first..images.end * s.h * s.w) {
+            dy.load::<V>(block.start, block.len(), &mut dz, o_row);
+            if let Some(dw) = &mut dw {
+                let a = match x.as_is(block.start, block.len()) {
+                    Some(a) => a,
+                    None => {
+                        x.load::<V>(block.start, block.len(), None, &mut made, s.c);
+                        &made[..]
+                    }
+                };
+                let product = Product {
+                    rows: s.c,
+                    columns: s.o,
+                    a_row: 1,
+                    a_step: s.c,
+                    b_row: o_row,
+                    start: Start::Output,
+                    out: dw.as_mut_ptr(),
+                    out_row: o_row,
+                    rectifier: Rectifier::Identity,
+                };
+                // SAFETY: `a` and `dz` hold the block's rows, `dw` C rows of a panel.
+                unsafe { product.run::<V>(&[Chunk { a: a.as_ptr(), b: dz.as_ptr(), k: block.len() }]) };
+            }
+            if let Some(dx) = &mut dx {
+                let dx = &mut dx[(block.start - first) * s.c..][..block.len() * s.c];
+                prefetch_after::<T, V>(dx);
+                let product = Product {
+                    rows: block.len(),
+                    columns: s.c,
+                    a_row: o_row,
+                    a_step: 1,
+                    b_row: c_row,
+                    start: Start::Zero,
+                    out: dx.as_mut_ptr(),
+                    out_row: s.c,
+                    rectifier: Rectifier::Identity,
+                };
+                // SAFETY: `dz` and `dx` hold the block's rows, the panel O rows.
+                unsafe { product.run::<V>(&[Chunk { a: dz.as_ptr(), b: w.as_ptr(), k: s.o }]) };
+                x.finish::<V>(block.start, dx, &mut sums);
             }
         }
         sums

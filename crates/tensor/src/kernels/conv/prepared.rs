@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code, reason = "products take raw pointers")]
 
-use super::plan::{Bias, Finish, ForwardTask, Panels, Path};
+use super::plan::{Finish, ForwardTask, Path};
 use super::{Geometry, Sizes, columns, dense, depthwise, pointwise};
 use crate::aligned::Aligned;
 use crate::kernels::pending::{Loader, Rectifier};
@@ -51,8 +51,8 @@ impl Place {
         let task = ForwardTask {
             s,
             x: &Loader::plain(x, s.c),
-            panels: Panels { memory: set, each: 0 },
-            bias: Bias::Of { memory: &set[self.bias_at()..], each: 0 },
+            w: set,
+            bias: Some(&set[self.bias_at()..]),
             rectifier: self.rectifier,
             rows: 0..images * s.oh,
             y,
