@@ -10,7 +10,7 @@ use super::pending::Rectifier;
 use super::transpose::transpose;
 use crate::Real;
 use crate::aligned::Aligned;
-use crate::simd::Vector;
+use crate::simd::{Vector, opaque};
 
 /// `n ≤ LANES` elements.
 ///
@@ -178,8 +178,12 @@ impl<T: Real> Product<T> {
                 let (mut a, mut b) = (chunk.a.add(row * self.a_row), chunk.b.add(column));
                 for _ in 0..chunk.k {
                     let panel: [V; NV] = std::array::from_fn(|v| V::load(b.add(v * V::LANES)));
+                    let mut rows = a;
                     for r in 0..R {
-                        let element = V::splat(*a.add(r * self.a_row));
+                        if r > 0 && r % 4 == 0 {
+                            rows = opaque(rows.wrapping_add(4 * self.a_row));
+                        }
+                        let element = V::splat(*rows.add(r % 4 * self.a_row));
                         for v in 0..NV {
                             sums[r][v] = element.mul_add(panel[v], sums[r][v]);
                         }

@@ -80,6 +80,20 @@ pub fn dispatch<T: Real, K: Kernel<T>>(kernel: K) -> K::Output {
     T::dispatch(kernel)
 }
 
+/// `pointer`, of which the compiler knows nothing more. From the strides of a loop it would work out a register for each
+/// row of a tile, and keep those that it has no register for in memory.
+#[inline(always)]
+pub(crate) fn opaque<T>(pointer: *const T) -> *const T {
+    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+    let pointer = {
+        let mut same = pointer;
+        // SAFETY: not one instruction.
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) same, options(pure, nomem, nostack, preserves_flags)) };
+        same
+    };
+    pointer
+}
+
 /// What the dispatch needs of an element type; sealed away behind [`Real`].
 pub trait Dispatch: Sized {
     /// Runs `kernel` with the widest vector for this type.

@@ -257,12 +257,12 @@ impl<T: Real> GradLoader<'_, T> {
     ) {
         // SAFETY: the caller has checked the extents.
         unsafe {
-            let (from, to) = (dy.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
+            let (c, from, to) = (self.c, dy.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
             let beyond_dy = beyond(dy).wrapping_add(at * pixels);
             let Some((z, vectors)) = through else {
                 for i in 0..pixels {
                     V::prefetch(beyond_dy.wrapping_add(i * V::LANES));
-                    let dy = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read);
+                    let dy = lanes::<T, V, FULL>(from.wrapping_add(i * c), read);
                     store_lanes::<T, V, FULL>(dy, to.add(i * stride), write);
                 }
                 return;
@@ -273,8 +273,8 @@ impl<T: Real> GradLoader<'_, T> {
             for i in 0..pixels {
                 V::prefetch(beyond_z.wrapping_add(i * V::LANES));
                 V::prefetch(beyond_dy.wrapping_add(i * V::LANES));
-                let centred = lanes::<T, V, FULL>(z.wrapping_add(i * self.c), read).sub(mean);
-                let dy = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read).sub(offset);
+                let centred = lanes::<T, V, FULL>(z.wrapping_add(i * c), read).sub(mean);
+                let dy = lanes::<T, V, FULL>(from.wrapping_add(i * c), read).sub(offset);
                 store_lanes::<T, V, FULL>(dy.sub(slope.mul(centred)).mul(scale), to.add(i * stride), write);
             }
         }
