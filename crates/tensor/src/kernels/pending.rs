@@ -3,7 +3,7 @@
 //! ```text
 //! a  = act((z − mean) · scale + shift)                a pending map: a batch norm and its rectifier       (pend.1)
 //! dŷ = da · [act'(ŷ) ≠ 0],  Σ dŷ,  Σ dŷ·(z − mean)    what its consumer sends back, masked and summed     (pend.2)
-//! dz = scale · (dŷ − offset − slope · (z − mean))     a pending gradient: (bn.7) for the convolution      (pend.3)
+//! dz = scale · dŷ + offset + slope · (z − mean)       a pending gradient: (bn.7) for the convolution      (pend.3)
 //! y  = act(Σ a_k)                                     maps that meet, such as the branches of a site      (pend.4)
 //! y  = g ⊙ a,  dg = Σ_p dy ⊙ a,  da = g ⊙ dy          a map weighed by a gate g a sample and channel      (pend.5)
 //! ```
@@ -234,7 +234,7 @@ impl<'a, T: Real> Loader<'a, T> {
     ) {
         // SAFETY: the caller has checked the extents.
         unsafe {
-            let (from, to) = (data.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
+            let (c, from, to) = (self.c, data.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
             let beyond = beyond(data).wrapping_add(at * pixels);
             let vector = |of: &[T]| lanes::<T, V, FULL>(of.as_ptr().wrapping_add(at), read);
             let zero = V::splat(T::zero());
@@ -242,7 +242,7 @@ impl<'a, T: Real> Loader<'a, T> {
             let Some([mean, scale, shift]) = self.norm.map(|norm| norm.map(vector)) else {
                 for i in 0..pixels {
                     V::prefetch(beyond.wrapping_add(i * V::LANES));
-                    let x = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read).sub(minus);
+                    let x = lanes::<T, V, FULL>(from.wrapping_add(i * c), read).sub(minus);
                     store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
                 }
                 return;
@@ -250,7 +250,7 @@ impl<'a, T: Real> Loader<'a, T> {
             let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
             for i in 0..pixels {
                 V::prefetch(beyond.wrapping_add(i * V::LANES));
-                let z = lanes::<T, V, FULL>(from.wrapping_add(i * self.c), read);
+                let z = lanes::<T, V, FULL>(from.wrapping_add(i * c), read);
                 let x = z.sub(mean).mul_add(scale, shift).max(low).min(high).sub(minus);
                 store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
             }

@@ -192,11 +192,17 @@ impl<T: Real> Product<T> {
                     b = b.wrapping_add(self.b_row);
                 }
             }
-            let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
+            if self.rectifier != Rectifier::Identity {
+                let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
+                for r in 0..R {
+                    for v in 0..NV {
+                        sums[r][v] = sums[r][v].max(low).min(high);
+                    }
+                }
+            }
             for r in 0..R {
                 for v in 0..NV {
-                    let y = sums[r][v].max(low).min(high);
-                    store(y, out.add(r * self.out_row + v * V::LANES), width(v));
+                    store(sums[r][v], out.add(r * self.out_row + v * V::LANES), width(v));
                 }
             }
         }

@@ -83,7 +83,8 @@ macro_rules! avx512 {
             fn keep_between(self, x: Self, low: Self, high: Self) -> Self {
                 unsafe {
                     let kept = $cmp::<_CMP_NLE_UQ>(x.0, low.0) & $cmp::<_CMP_NGE_UQ>(x.0, high.0);
-                    $name($keep(kept, self.0))
+                    // A sum, not a move: that would be melted into masked loads and stores, which wait for each other.
+                    $name($keep(kept, self.0, $set1(0.0)))
                 }
             }
         }
@@ -93,11 +94,11 @@ macro_rules! avx512 {
 avx512!(F32x16, f32, __m512, 16, __mmask16,
     _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_maskz_loadu_ps _mm512_mask_storeu_ps
     _mm512_add_ps _mm512_sub_ps _mm512_mul_ps _mm512_fmadd_ps _mm512_max_ps _mm512_min_ps
-    _mm512_cmp_ps_mask _mm512_maskz_mov_ps);
+    _mm512_cmp_ps_mask _mm512_maskz_add_ps);
 avx512!(F64x8, f64, __m512d, 8, __mmask8,
     _mm512_set1_pd _mm512_loadu_pd _mm512_storeu_pd _mm512_maskz_loadu_pd _mm512_mask_storeu_pd
     _mm512_add_pd _mm512_sub_pd _mm512_mul_pd _mm512_fmadd_pd _mm512_max_pd _mm512_min_pd
-    _mm512_cmp_pd_mask _mm512_maskz_mov_pd);
+    _mm512_cmp_pd_mask _mm512_maskz_add_pd);
 
 macro_rules! avx2 {
     ($name:ident, $t:ty, $register:ty, $lanes:literal, $integer:ty,

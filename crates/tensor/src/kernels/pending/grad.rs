@@ -161,11 +161,12 @@ impl<T: Real> PendingGrad<T> {
         let dweight: Vec<f64> = products.iter().zip(&per_deviation).map(|(sum, p)| sum * p).collect(); // (bn.6)
         let share = if own_statistics { 1.0 / count } else { 0.0 };
         let vector = |f: &dyn Fn(usize) -> f64| Tensor::from_memory([c], (0..c).map(|i| T::of(f(i))).collect());
+        let scale = |i: usize| weight.as_slice()[i].f64() * per_deviation[i];
         let vectors = [
             mean.clone(),
-            vector(&|i| weight.as_slice()[i].f64() * per_deviation[i])?,
-            vector(&|i| dbias[i] * share)?,
-            vector(&|i| dweight[i] * per_deviation[i] * share)?,
+            vector(&scale)?,
+            vector(&|i| -scale(i) * dbias[i] * share)?,
+            vector(&|i| -scale(i) * dweight[i] * per_deviation[i] * share)?,
         ];
         Ok(NormGrads {
             dx: PendingGrad { dy: grad.dy, through: Some(Through { z: map.z.clone(), vectors }) },
@@ -274,8 +275,9 @@ impl<T: Real> GradLoader<'_, T> {
                 V::prefetch(beyond_z.wrapping_add(i * V::LANES));
                 V::prefetch(beyond_dy.wrapping_add(i * V::LANES));
                 let centred = lanes::<T, V, FULL>(z.wrapping_add(i * c), read).sub(mean);
-                let dy = lanes::<T, V, FULL>(from.wrapping_add(i * c), read).sub(offset);
-                store_lanes::<T, V, FULL>(dy.sub(slope.mul(centred)).mul(scale), to.add(i * stride), write);
+                let dy = lanes::<T, V, FULL>(from.wrapping_add(i * c), read);
+                let dz = dy.mul_add(scale, centred.mul_add(slope, offset));
+                store_lanes::<T, V, FULL>(dz, to.add(i * stride), write);
             }
         }
     }
