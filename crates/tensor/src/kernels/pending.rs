@@ -198,20 +198,21 @@ impl<'a, T: Real> Loader<'a, T> {
         self.norm.is_none().then(|| &self.data[first * self.c..(first + pixels) * self.c])
     }
 
-    /// Makes `pixels` pixels, the rows `stride ≥ C` apart in `out` with zeros behind the channels; `minus [C]` is
-    /// subtracted at the end.
+    /// Makes `pixels` pixels, the rows `stride ≥ C` apart in `out`; a vector that C does not fill is filled with zeros as
+    /// far as the stride goes. `minus [C]` is subtracted at the end.
     // ANCHOR: load
     #[inline(always)]
     pub fn load<V: Vector<T>>(&self, first: usize, pixels: usize, minus: Option<&[T]>, out: &mut [T], stride: usize) {
         let c = self.c;
         let data = &self.data[first * c..(first + pixels) * c];
-        assert!(stride >= c && out.len() >= pixels * stride && minus.is_none_or(|m| m.len() == c));
+        let width = c.next_multiple_of(V::LANES).min(stride);
+        assert!(stride >= c && out.len() + stride >= pixels * stride + width && minus.is_none_or(|m| m.len() == c));
         if self.norm.is_none() && minus.is_none() && stride == c {
             return copy::<T, V>(data, out);
         }
-        for at in (0..stride).step_by(V::LANES) {
-            let lanes = Lanes { at, read: V::LANES.min(c.saturating_sub(at)), write: V::LANES.min(stride - at) };
-            // SAFETY: the slices hold `pixels` rows of C and of `stride` elements; where nothing is to be read, nothing is.
+        for at in (0..c).step_by(V::LANES) {
+            let lanes = Lanes { at, read: V::LANES.min(c - at), write: V::LANES.min(width - at) };
+            // SAFETY: the slices hold `pixels` rows of C and of `width` elements.
             unsafe {
                 if (lanes.read, lanes.write) == (V::LANES, V::LANES) {
                     self.load_lanes::<V, true>(data, lanes, minus, out, stride, pixels);

@@ -196,9 +196,12 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
         let o = site.map_or(c, |(dy, _)| dy.c);
         let (c_row, o_row) = (panel_row(c), panel_row(o));
         let mut sums = Sums::zeros(c);
-        let (mut centred, mut dz) = (Aligned::zeros(block(c, o) * c_row), Aligned::zeros(block(c, o) * o_row));
+        // x − μ_b and dy side by side, so that (ft.8) is one product.
+        let row = c_row + site.map_or(0, |_| o_row);
+        let mut both = Aligned::zeros(block(c, o) * row);
         // 2/P sym(dC_b) as a panel, and h_b.
         let (mut symmetric, mut h) = (Aligned::zeros(c * c_row), Aligned::zeros(c_row));
+        let mut chunks = Vec::with_capacity(2);
         let first = task.pixels().start;
         for (b, pixels) in task.0 {
             let mean = &moments[b * (c + c * c)..][..c];
@@ -210,14 +213,21 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
                 let drift = site.map_or(T::zero(), |(_, site)| site.drift[b * c_row + i]);
                 h[i] = (dmean[i] - drift) * per_position;
             }
+            let map = site.map(|(_, site)| &site.maps.as_slice()[b * o * c_row..][..o * c_row]);
             for block in blocks(pixels, block(c, o)) {
-                x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
+                x.load::<V>(block.start, block.len(), Some(mean), &mut both, row);
+                if let Some((dy, _)) = site {
+                    dy.load::<V>(block.start, block.len(), &mut both[c_row..], row);
+                }
+                chunks.clear();
+                chunks.push(Chunk { a: both.as_ptr(), b: symmetric.as_ptr(), k: c });
+                chunks.extend(map.map(|map| Chunk { a: both[c_row..].as_ptr(), b: map.as_ptr(), k: o }));
                 let dx = &mut dx[(block.start - first) * c..][..block.len() * c];
                 prefetch_after::<T, V>(dx);
-                let mut product = Product {
+                let product = Product {
                     rows: block.len(),
                     columns: c,
-                    a_row: c_row,
+                    a_row: row,
                     a_step: 1,
                     b_row: c_row,
                     start: Start::Bias(h.as_ptr()),
@@ -225,17 +235,8 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
                     out_row: c,
                     rectifier: Rectifier::Identity,
                 };
-                // SAFETY: `centred`, `dz` and `dx` hold the block's rows, the panels C and Cout rows, `h` whole vectors.
-                unsafe {
-                    product.run::<V>(&[Chunk { a: centred.as_ptr(), b: symmetric.as_ptr(), k: c }]);
-                    if let Some((dy, site)) = site {
-                        let maps = &site.maps.as_slice()[b * o * c_row..][..o * c_row];
-                        dy.load::<V>(block.start, block.len(), &mut dz, o_row);
-                        product.start = Start::Output;
-                        product.a_row = o_row;
-                        product.run::<V>(&[Chunk { a: dz.as_ptr(), b: maps.as_ptr(), k: o }]);
-                    }
-                }
+                // SAFETY: `both` and `dx` hold the block's rows, the panels C and Cout rows, `h` whole vectors.
+                unsafe { product.run::<V>(&chunks) };
                 x.finish::<V>(block.start, dx, &mut sums);
             }
         }

@@ -229,13 +229,14 @@ impl<T: Real> GradLoader<'_, T> {
         let rows = first * c..(first + pixels) * c;
         let dy = &self.dy[rows.clone()];
         let through = self.through.map(|(z, vectors)| (&z[rows], vectors));
-        assert!(stride >= c && out.len() >= pixels * stride);
+        let width = c.next_multiple_of(V::LANES).min(stride);
+        assert!(stride >= c && out.len() + stride >= pixels * stride + width);
         if through.is_none() && stride == c {
             return copy::<T, V>(dy, out);
         }
-        for at in (0..stride).step_by(V::LANES) {
-            let lanes = Lanes { at, read: V::LANES.min(c.saturating_sub(at)), write: V::LANES.min(stride - at) };
-            // SAFETY: the slices hold `pixels` rows of C and of `stride` elements; where nothing is to be read, nothing is.
+        for at in (0..c).step_by(V::LANES) {
+            let lanes = Lanes { at, read: V::LANES.min(c - at), write: V::LANES.min(width - at) };
+            // SAFETY: the slices hold `pixels` rows of C and of `width` elements.
             unsafe {
                 if (lanes.read, lanes.write) == (V::LANES, V::LANES) {
                     self.load_lanes::<V, true>(dy, through, lanes, out, stride, pixels);
