@@ -12,6 +12,9 @@
 //!
 //! With the naive order, zeros added between W_1 and W_2, those pixels are 0 where (ex.3) needs b_1: the contraction is
 //! exact in the interior and wrong at the border, so there is no fold, unless b_1 = 0 or nothing is padded.
+//!
+//! Without inner norms the row is linear in x while it trains too, and each of its kernels gets its gradient through
+//! (ex.3): the same function of the same parameters at the price of one convolution, [`RowForm::Folded`].
 
 use gatefold_autograd::Var;
 use gatefold_tensor::kernels::compose::compose_kernels;
@@ -20,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cost, FoldError, Folded, FoldedConv, Kind, Site, SiteSpec, TrainedSite};
 use crate::fold::{self, kernels};
-use crate::{Activation, BatchNorm2d, Conv2d, Cx, Init, Module, Walk, walk_fields};
+use crate::{Activation, BatchNorm2d, Conv2d, Cx, Init, Mode, Module, Walk, walk_fields};
 
 /// Which convolution of the row pads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +34,19 @@ pub enum Padding {
     First,
     /// The second, k x k one: the naive order, which has no exact fold at the border with inner norms or biases.
     Naive,
+}
+
+/// The form in which a row trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowForm {
+    /// Convolution by convolution, (ex.1), (ex.2).
+    Expanded,
+    /// One convolution with the contracted kernel, (ex.3); not with inner norms.
+    Folded,
+    /// Folded where that is exact and takes fewer multiply-accumulates.
+    #[default]
+    Auto,
 }
 
 /// The options of ExpandNet.
@@ -47,11 +63,13 @@ pub struct ExpandNet {
     pub inner_norms: bool,
     /// Which convolution pads.
     pub padding: Padding,
+    /// The form in which it trains.
+    pub form: RowForm,
 }
 
 impl Default for ExpandNet {
     fn default() -> Self {
-        ExpandNet { rate: 4, bias: false, inner_norms: false, padding: Padding::First }
+        ExpandNet { rate: 4, bias: false, inner_norms: false, padding: Padding::First, form: RowForm::Auto }
     }
 }
 
@@ -59,6 +77,16 @@ impl Kind for ExpandNet {
     fn check(&self) -> Result<(), String> {
         if !(1..=64).contains(&self.rate) {
             return Err(format!("the expansion rate {} is not in 1 ..= 64", self.rate));
+        }
+        if self.form == RowForm::Folded && self.inner_norms {
+            return Err(
+                "form = folded is for rows without inner norms, whose statistics take every convolution".to_owned()
+            );
+        }
+        if self.form == RowForm::Folded && self.bias && self.padding == Padding::Naive {
+            return Err("form = folded is for rows that pad first: padding = naive is another function at the border \
+                        where there are biases"
+                .to_owned());
         }
         Ok(())
     }
@@ -138,6 +166,46 @@ impl<T: Real> ExpandedConv<T> {
         padding == Padding::First || self.spec.padding == 0 || !(bias || inner_norms)
     }
     // ANCHOR_END: contracts_exactly
+
+    /// Whether a training step on `images` images of `[H, W]` takes the contracted kernel.
+    fn trains_folded(&self, images: usize, input: [usize; 2]) -> Result<bool> {
+        if self.options.inner_norms || !self.contracts_exactly() {
+            return Ok(false);
+        }
+        Ok(match self.options.form {
+            RowForm::Expanded => false,
+            RowForm::Folded => true,
+            RowForm::Auto => {
+                let SiteSpec { cin, cout, kernel, groups, .. } = self.spec;
+                let wide = self.options.rate * cout / groups;
+                let contraction = kernel * kernel * cin / groups * (self.options.rate * cin * wide + wide * cout);
+                let expanded = self.cost(input)?.macs;
+                expanded.saturating_sub(self.spec.macs(input)?).saturating_mul(images) > contraction
+            }
+        })
+    }
+
+    /// (ex.3) on the tape, and the bias if the row has any.
+    // ANCHOR: contracted
+    fn contracted(&self, cx: &Cx<T>) -> Result<(Var<T>, Option<Var<T>>)> {
+        let SiteSpec { cin, cout, kernel, groups: g, .. } = self.spec;
+        let (taps, wide_in, wide_out) = (kernel * kernel, self.options.rate * cin / g, self.options.rate * cout / g);
+        let [w1, w2, w3] = [&self.conv1, &self.conv2, &self.conv3].map(|conv| conv.weight.var(cx));
+        // In memory the kernels of a group are matrices: a row a tap of W_2, a column a channel that it reads.
+        let w2 = w2.reshape_memory([g, wide_out * taps, wide_in])?;
+        let behind_w1 = w2.matmul(&w1.reshape_memory([g, wide_in, cin / g])?)?;
+        let behind_w1 = behind_w1.reshape_memory([g * wide_out, cin / g, kernel, kernel])?;
+        let w = behind_w1.compose_kernels(&w3, None, None, g)?;
+        let [Some(b1), Some(b2), Some(b3)] = [&self.conv1, &self.conv2, &self.conv3].map(|conv| conv.bias.as_ref())
+        else {
+            return Ok((w, None));
+        };
+        let b = w2.matmul(&b1.var(cx).reshape([g, wide_in, 1])?)?;
+        let b = b.reshape([g * wide_out, taps])?.sum(&[1], false)?.add(&b2.var(cx))?;
+        let b = w3.reshape_memory([g, cout / g, wide_out])?.matmul(&b.reshape([g, wide_out, 1])?)?;
+        Ok((w, Some(b.reshape([cout])?.add(&b3.var(cx))?)))
+    }
+    // ANCHOR_END: contracted
 }
 
 /// The places of the three convolutions.
@@ -162,6 +230,15 @@ impl<T: Real> Site<T> for ExpandedConv<T> {
     }
 
     fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
+        // The trained network is evaluated as it is written down: what verification compares stays two computations.
+        if cx.mode() == Mode::Train {
+            let [n, _, h, w] = x.value().dims("expandnet", "x")?;
+            if self.trains_folded(n, [h, w])? {
+                let (w, b) = self.contracted(cx)?;
+                let (z, stats) = x.conv2d_with_statistics(&w, b.as_ref(), &self.spec.geometry())?;
+                return self.bn.normalise(cx, &z, Some(stats), activation);
+            }
+        }
         let convolve = |conv: &Conv2d<T>, bn: &Option<BatchNorm2d<T>>, x: &Var<T>| match bn {
             Some(bn) => bn.after(cx, conv, x, Activation::Identity),
             None => conv.forward(cx, x),

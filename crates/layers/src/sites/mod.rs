@@ -29,7 +29,7 @@ pub use condconv::{CondConv, Routed};
 pub use dcd::{Dcd, Decomposed, DecomposedKernel, Head, Projection};
 pub use dyconv::{DyConv, Kernels};
 pub use dynamicfilter::{DynamicFilter, Filters};
-pub use expandnet::{ExpandNet, ExpandedConv, Padding};
+pub use expandnet::{ExpandNet, ExpandedConv, Padding, RowForm};
 pub use folded::{CompactDynamic, Evaluation, Folded, FoldedConv};
 pub use generated::{Experts, FoldedGenerated, Generated, Generator};
 pub use multi_layer::{BranchActivation, Form, MaConv, MdConv, MultiLayer};

@@ -2,18 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use gatefold_autograd::GradCheck;
-use gatefold_layers::sites::{AcNet, ExpandNet, ExpandedConv, FoldedConv, Padding, RepVgg};
+use gatefold_autograd::{GradCheck, profile::profile};
+use gatefold_layers::sites::{AcNet, ExpandNet, ExpandedConv, FoldedConv, Padding, RepVgg, RowForm};
 use gatefold_layers::{Activation, ConvKind, Cx, FoldError, Folded, Init, Mode, Site, SiteSpec, TrainedSite, Walk};
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Real, Tensor};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use crate::support::{assert_close, eval, gradcheck, randomise, site, train_step};
+use crate::support::{assert_all_close, assert_close, eval, gradcheck, randomise, site, train_step};
 
 fn expandnet(rate: usize, bias: bool, inner_norms: bool, padding: Padding) -> ConvKind {
-    ConvKind::ExpandNet(ExpandNet { rate, bias, inner_norms, padding })
+    ConvKind::ExpandNet(ExpandNet { rate, bias, inner_norms, padding, form: RowForm::Expanded })
+}
+
+/// Rows that train as one convolution.
+fn folded_rows() -> Vec<ConvKind> {
+    let row = |bias, padding| ExpandNet { rate: 2, bias, inner_norms: false, padding, form: RowForm::Folded };
+    let rows = [row(false, Padding::First), row(true, Padding::First), row(false, Padding::Naive)];
+    rows.into_iter().map(ConvKind::ExpandNet).collect()
 }
 
 /// Every kind with every option.
@@ -29,6 +36,7 @@ fn kinds() -> Vec<ConvKind> {
             kinds.extend([Padding::First, Padding::Naive].map(|padding| expandnet(2, bias, inner_norms, padding)));
         }
     }
+    kinds.extend(folded_rows());
     kinds
 }
 
@@ -69,6 +77,46 @@ fn gradients_in_both_modes() {
             }
         }
     }
+}
+
+/// The same row, convolution by convolution.
+fn expanded(kind: &ConvKind) -> ConvKind {
+    let ConvKind::ExpandNet(options) = kind else { panic!("{kind:?} is no row") };
+    ConvKind::ExpandNet(ExpandNet { form: RowForm::Expanded, ..options.clone() })
+}
+
+#[test]
+fn a_folded_row_trains_as_the_expanded_one() {
+    for (spec, [h, w]) in places() {
+        for kind in folded_rows() {
+            let x = randn([3, spec.cin, h, w], 6);
+            let [folded, expanded] =
+                [kind.clone(), expanded(&kind)].map(|kind| train_step(&mut site(&kind, spec, 4), &x, 9));
+            let what = format!("{kind:?} at {spec}");
+            assert_close(&what, &folded.y, &expanded.y, 1e-9);
+            assert_all_close(&what, &folded.gradients, &expanded.gradients, 1e-9);
+            assert_all_close(&what, &folded.after, &expanded.after, 1e-9);
+        }
+    }
+}
+
+#[test]
+fn a_row_folds_by_itself_where_that_is_exact_and_costs_less() {
+    let spec = SiteSpec::same(4, 4, 3, 1);
+    let ops = |options: ExpandNet, spec, images| {
+        let mut site = site(&ConvKind::ExpandNet(options), spec, 2);
+        let (_, events) = profile(|| train_step(&mut site, &randn([images, 4, 6, 6], 1), 3));
+        events.iter().filter(|event| event.op == "conv2d" && !event.backward).count()
+    };
+    let (row, grouped) = (ExpandNet::default(), SiteSpec { groups: 2, ..spec });
+    assert_eq!(ops(row.clone(), spec, 8), 1);
+    assert_eq!(ops(row.clone(), grouped, 8), 1);
+    assert_eq!(ops(ExpandNet { form: RowForm::Expanded, ..row.clone() }, spec, 8), 3);
+    assert_eq!(ops(ExpandNet { inner_norms: true, ..row.clone() }, spec, 8), 3);
+    assert_eq!(ops(ExpandNet { bias: true, padding: Padding::Naive, ..row.clone() }, spec, 8), 3);
+    // Four places of the kernel: to contract it costs as much as to run the row on more than one image.
+    let few = SiteSpec { kernel: 5, padding: 0, ..spec };
+    assert_eq!((ops(row.clone(), few, 1), ops(row, few, 2)), (3, 1));
 }
 
 #[test]
@@ -234,7 +282,7 @@ fn the_naive_order_contracts_inside_and_fails_at_the_border() {
     let (spec, map) = (SiteSpec::same(3, 4, 3, 1), [6, 5]);
     let x = randn([2, 3, 6, 5], 2);
     let contracted = |padding, bias, inner_norms| {
-        let options = ExpandNet { rate: 2, bias, inner_norms, padding };
+        let options = ExpandNet { rate: 2, bias, inner_norms, padding, ..ExpandNet::default() };
         let mut site = ExpandedConv::<f64>::new(spec, &options, &Init::new(0)).unwrap();
         randomise(&mut site, 1);
         let (y, contraction): (_, FoldedConv<f64>) = (eval(&site, &x), site.contract().unwrap());
@@ -369,6 +417,12 @@ fn what_cannot_be_is_an_error_that_says_why() {
     for rate in [0, 65] {
         assert!(message(expandnet(rate, false, false, Padding::First), spec).contains("1 ..= 64"));
     }
+    let folded = |bias, inner_norms, padding| {
+        let row = ExpandNet { rate: 2, bias, inner_norms, padding, form: RowForm::Folded };
+        message(ConvKind::ExpandNet(row), spec)
+    };
+    assert!(folded(false, true, Padding::First).contains("without inner norms"));
+    assert!(folded(true, false, Padding::Naive).contains("pad first"));
 }
 
 #[test]
