@@ -83,6 +83,7 @@ pub fn dispatch<T: Real, K: Kernel<T>>(kernel: K) -> K::Output {
 /// `pointer`, of which the compiler knows nothing more. From the strides of a loop it would work out a register for each
 /// row of a tile, and keep those that it has no register for in memory.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through the pointer")]
 pub(crate) fn opaque<T>(pointer: *const T) -> *const T {
     #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
     let pointer = {
