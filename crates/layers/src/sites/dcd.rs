@@ -20,6 +20,8 @@
 //! with BN_1 in Q' and q', BN_2 as S_2 and t, and s and the shift of the batch norm behind.
 
 use gatefold_autograd::Var;
+use gatefold_tensor::kernels::conv::Geometry;
+use gatefold_tensor::kernels::pending::Rectifier;
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -176,6 +178,46 @@ impl<T: Real> Head<T> {
         let e = e.mul(&hard_sigmoid(&self.fc2.of(cx, &e)?)?)?;
         Ok((hard_sigmoid(&self.fc_scale.of(cx, &e)?)?, self.fc_phi.of(cx, &e)?))
     }
+}
+
+impl<T: Real> Head<T> {
+    /// 3Λ `[Cout, 1, 1]` and Φ `[L², 1, 1]` of an image; `None` for a map of one line, which has no quarters.
+    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<(Map, Map)>> {
+        let Some(means) = self.plan_pooled(plan, x)? else { return Ok(None) };
+        // 3 h(t) = ReLU6(t + 3); the thirds are in the layers behind.
+        let hard = |plan: &mut Builder<T>, e: Map, w: &Tensor<T>| {
+            let three = Tensor::full([w.shape()[0]], T::of(3.0));
+            plan.linear(e, w, Some(&three), Rectifier::Relu6)
+        };
+        let [cin, ..] = plan.shape(x);
+        let fc1 = self.fc1.weight.value.reshape([self.fc2.weight.value.shape()[0], cin, self.pool, self.pool])?;
+        let e = plan.conv(means, &fc1, None, &Geometry::default(), Rectifier::Identity)?;
+        let gates = hard(plan, e, &self.fc2.weight.value)?;
+        let e = plan.scale(e, gates)?;
+        let lambda = hard(plan, e, &third(&self.fc_scale.weight.value))?;
+        let phi = plan.linear(e, &third(&self.fc_phi.weight.value), None, Rectifier::Identity)?;
+        Ok(Some((lambda, phi)))
+    }
+
+    /// The means of [`pooled`](Self::pooled) as a map of one position or four: a convolution with equal weights.
+    fn plan_pooled(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+        let [c, h, w] = plan.shape(x);
+        if self.pool == 1 {
+            return Ok(Some(plan.global_avg_pool(x)));
+        }
+        if h < self.pool || w < self.pool {
+            return Ok(None);
+        }
+        let [kh, kw] = [h, w].map(|extent| extent.div_ceil(self.pool));
+        let mean = Tensor::full([c, 1, kh, kw], T::of(1.0 / (kh * kw) as f64));
+        let geometry = Geometry { stride: [h / self.pool, w / self.pool], ..Geometry::default().groups(c) };
+        plan.conv(x, &mean, None, &geometry, Rectifier::Identity).map(Some)
+    }
+}
+
+/// A third of every weight.
+fn third<T: Real>(w: &Tensor<T>) -> Tensor<T> {
+    w.map(|w| w / T::of(3.0))
 }
 
 /// A site of DCD, (dcd.2).
@@ -336,9 +378,31 @@ impl<T: Real> Generator<T> for DecomposedKernel<T> {
         Box::new(self.clone())
     }
 
-    /// There is no step that multiplies matrices of one image.
+    /// None: [`plan_site`](Self::plan_site) never writes the kernels down.
     fn plan(&self, _: &mut Builder<T>, _: Map) -> Result<Option<Map>> {
         Ok(None)
+    }
+
+    /// (dcd.2) on features, with every batch norm in its convolution: (dcd.5) from right to left, which needs no product
+    /// of matrices for each image.
+    fn plan_site(
+        &self,
+        plan: &mut Builder<T>,
+        x: Map,
+        spec: &SiteSpec,
+        bias: &Tensor<T>,
+        activation: Activation,
+    ) -> Result<Option<Map>> {
+        let none = Activation::Identity.into();
+        let Some((lambda, phi)) = self.head.plan(plan, x)? else { return Ok(None) };
+        let scaled = plan.conv(x, &third(&self.conv.weight.value), None, &spec.geometry(), none)?;
+        let scaled = plan.scale(scaled, lambda)?;
+        let v = self.conv_q.plan(plan, x, Activation::Identity)?;
+        let kernels = (phi, [self.latent(), self.latent(), 1, 1]);
+        let z = plan.conv_per_sample(v, kernels, &self.shift.value, &self.conv_p.geometry, none)?;
+        let z = plan.add(z, v, none)?;
+        let latent = plan.conv(z, &self.conv_p.weight.value, Some(bias), &self.conv_p.geometry, none)?;
+        plan.add(scaled, latent, activation.into()).map(Some)
     }
 }
 

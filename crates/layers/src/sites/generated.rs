@@ -41,6 +41,23 @@ pub trait Generator<T: Real>: Walk<T> + Debug {
     /// # Errors
     /// As [`generate`](Self::generate).
     fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>>;
+
+    /// Adds the steps of (gen.2) at the place `spec`, and the activation behind it: the kernels, and a convolution with
+    /// them, unless a generator has a shorter way.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    fn plan_site(
+        &self,
+        plan: &mut Builder<T>,
+        x: Map,
+        spec: &SiteSpec,
+        bias: &Tensor<T>,
+        activation: Activation,
+    ) -> Result<Option<Map>> {
+        let Some(w) = self.plan(plan, x)? else { return Ok(None) };
+        plan.conv_per_sample(x, (w, spec.weight_shape()), bias, &spec.geometry(), activation.into()).map(Some)
+    }
 }
 
 /// A site with a generated kernel and a batch norm behind it, (gen.1). The generator's keys stand beside `bn`.
@@ -152,9 +169,7 @@ impl<T: Real> Site<T> for FoldedGenerated<T> {
     }
 
     fn plan(&self, plan: &mut Builder<T>, x: Map, activation: Activation) -> Result<Option<Map>> {
-        let Some(w) = self.generator.plan(plan, x)? else { return Ok(None) };
-        let kernels = (w, self.spec.weight_shape());
-        plan.conv_per_sample(x, kernels, &self.bias.value, &self.spec.geometry(), activation.into()).map(Some)
+        self.generator.plan_site(plan, x, &self.spec, &self.bias.value, activation)
     }
 }
 

@@ -137,7 +137,7 @@ fn a_folded_site_runs_by_a_plan() {
         let folded = site(&kind, spec, 5).fold().unwrap();
         let (mut plan, x) = Builder::<f64>::new([spec.cin, h, w]);
         let Some(y) = folded.plan(&mut plan, x, Activation::Relu).unwrap() else {
-            assert_eq!(kind.name(), "dcd", "{kind:?} at {spec} has no plan");
+            assert!(kind.name() == "dcd" && h.min(w) == 1, "{kind:?} at {spec} has no plan"); // a line has no quarters
             continue;
         };
         let x = input(&spec, [h, w]);
