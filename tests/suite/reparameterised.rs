@@ -39,6 +39,19 @@ fn acnet_and_repvgg_train_fold_and_are_equal() {
 }
 
 #[test]
+fn a_network_of_repvgg_trains_with_any_kind_and_is_equal() {
+    let of = |variant: &str, options: &str| equal_all_the_way(&format!("--model {variant} --width 0.125"), options);
+    of("repvgg-a0", "--conv repvgg");
+    of("repvgg-b1g2", "--conv acnet");
+    of("repvgg-a0", "--conv maconv");
+    let folder = Folder::new();
+    let train =
+        "train --model repvgg-b1g4 --width 0.0625 --limit 64 --batch-size 16 --epochs 1 --conv mdconv --out run";
+    let said = folder.run(train);
+    assert!(said.out.lines().last().unwrap_or_default().starts_with("EQUAL"), "{}", said.out);
+}
+
+#[test]
 fn the_naive_order_trains_and_has_no_fold_at_a_padded_site() {
     let folder = Folder::new();
     let options = "--conv expandnet --set conv.padding=naive --set conv.inner-norms=true";
@@ -55,7 +68,7 @@ fn a_network_of_pointwise_sites_is_refused() {
     for conv in ["acnet", "repvgg"] {
         for model in ["smallnet", "mobilenetv2", "shufflenetv2"] {
             let words = format!("train --model {model} --conv {conv} --limit 32 --out run");
-            let parts = [conv, "needs kernels larger than 1x1", model, "`--model resnet18`"];
+            let parts = [conv, "needs kernels larger than 1x1", model, "`--model resnet18`", "`--model repvgg-a0`"];
             folder.fails(&words, 2, &parts);
             assert!(!folder.path("run").exists());
         }

@@ -3,9 +3,11 @@
 use gatefold_layers::ConvKind;
 use serde::{Deserialize, Serialize};
 
+use crate::repvgg::Variant;
+
 /// A backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum Backbone {
     /// [`SmallNet`](crate::SmallNet).
     SmallNet,
@@ -15,27 +17,55 @@ pub enum Backbone {
     ShuffleNetV2,
     /// [`ResNet18`](crate::ResNet18).
     ResNet18,
+    /// [`RepVgg`](crate::RepVgg).
+    RepVgg(Variant),
 }
 
 impl Backbone {
-    const ALL: [Backbone; 4] = [Backbone::SmallNet, Backbone::MobileNetV2, Backbone::ShuffleNetV2, Backbone::ResNet18];
-
     /// The names of all backbones, as the command line takes them.
-    pub const NAMES: &[&str] = &["smallnet", "mobilenetv2", "shufflenetv2", "resnet18"];
+    pub const NAMES: &[&str] = &[
+        "smallnet",
+        "mobilenetv2",
+        "shufflenetv2",
+        "resnet18",
+        "repvgg-a0",
+        "repvgg-a1",
+        "repvgg-a2",
+        "repvgg-b0",
+        "repvgg-b1",
+        "repvgg-b1g2",
+        "repvgg-b1g4",
+        "repvgg-b2",
+        "repvgg-b2g2",
+        "repvgg-b2g4",
+        "repvgg-b3",
+        "repvgg-b3g2",
+        "repvgg-b3g4",
+    ];
+
+    /// Every backbone, in the order of the names.
+    fn all() -> impl Iterator<Item = Backbone> {
+        let plain = [Backbone::SmallNet, Backbone::MobileNetV2, Backbone::ShuffleNetV2, Backbone::ResNet18];
+        plain.into_iter().chain(Variant::ALL.map(Backbone::RepVgg))
+    }
 
     /// The backbone of that name; `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|backbone| backbone.name() == name)
+        Self::all().zip(Self::NAMES).find_map(|(backbone, of)| (*of == name).then_some(backbone))
     }
 
     /// The name.
     pub fn name(self) -> &'static str {
-        Self::NAMES[self as usize]
+        let found = Self::all().zip(Self::NAMES).find(|(backbone, _)| *backbone == self);
+        found.map(|(_, name)| *name).expect("every backbone has a name")
     }
 
     /// The extent of the kernels at its replaceable sites.
     pub fn replaced_kernel(self) -> usize {
-        if self == Backbone::ResNet18 { 3 } else { 1 }
+        match self {
+            Backbone::SmallNet | Backbone::MobileNetV2 | Backbone::ShuffleNetV2 => 1,
+            Backbone::ResNet18 | Backbone::RepVgg(_) => 3,
+        }
     }
 
     /// Whether that kind of convolution fits its replaceable sites.
@@ -46,10 +76,25 @@ impl Backbone {
         let (kind, name, k) = (conv.name(), self.name(), self.replaced_kernel());
         if conv.smallest_kernel() > k {
             return Err(format!(
-                "{kind} needs kernels larger than {k}x{k}, which {name} replaces; use `--model resnet18`"
+                "{kind} needs kernels larger than {k}x{k}, which {name} replaces; use `--model resnet18` or `--model repvgg-a0`"
             ));
         }
         Ok(())
+    }
+}
+
+impl From<Backbone> for &'static str {
+    fn from(backbone: Backbone) -> Self {
+        backbone.name()
+    }
+}
+
+impl TryFrom<String> for Backbone {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::named(&name)
+            .ok_or_else(|| format!("unknown backbone `{name}`, expected one of {}", Self::NAMES.join(", ")))
     }
 }
 
@@ -121,9 +166,16 @@ mod tests {
 
     #[test]
     fn a_backbone_is_written_as_it_is_named() {
-        for (backbone, name) in Backbone::ALL.into_iter().zip(Backbone::NAMES) {
+        assert_eq!(Backbone::all().count(), Backbone::NAMES.len());
+        for (backbone, name) in Backbone::all().zip(Backbone::NAMES) {
             assert_eq!((Backbone::named(name), serde_json::json!(backbone)), (Some(backbone), serde_json::json!(name)));
+            assert_eq!(serde_json::from_value::<Backbone>(serde_json::json!(name)).unwrap(), backbone);
+        }
+        for variant in Variant::ALL {
+            assert_eq!(Backbone::RepVgg(variant).name(), format!("repvgg-{variant:?}").to_lowercase());
         }
         assert_eq!(Backbone::named("resnet"), None);
+        let unknown = serde_json::from_value::<Backbone>(serde_json::json!("resnet")).unwrap_err().to_string();
+        assert!(unknown.contains("`resnet`") && unknown.contains("repvgg-b1g4"), "{unknown}");
     }
 }

@@ -7,6 +7,7 @@ mod inference;
 pub mod mobilenet_v2;
 mod model;
 mod network;
+pub mod repvgg;
 pub mod resnet18;
 #[cfg(test)]
 mod sharing;
@@ -24,6 +25,7 @@ pub use inference::Inference;
 pub use mobilenet_v2::MobileNetV2;
 pub use model::Model;
 pub use network::{BackboneSite, LayerCost, MaxPool, Network, NotFoldable, Resolution};
+pub use repvgg::RepVgg;
 pub use resnet18::ResNet18;
 pub use shufflenet_v2::ShuffleNetV2;
 pub use small_net::SmallNet;

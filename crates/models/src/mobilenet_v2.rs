@@ -227,7 +227,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for MobileNetV2<T, S> {
     fn layers(&self, mut map: [usize; 2]) -> Result<Vec<LayerCost>> {
         let mut layers = vec![LayerCost::of_site("stem".to_owned(), &self.stem, &mut map)?];
         for (i, block) in self.blocks.iter().enumerate() {
-            layers.extend(LayerCost::of_shared(i, block.shared.as_ref())?);
+            layers.extend(LayerCost::of_shared(&block_path(i), block.shared.as_ref())?);
             for (name, site) in block.sites() {
                 layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut map)?);
             }

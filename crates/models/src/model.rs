@@ -8,7 +8,9 @@ use gatefold_tensor::{Real, Result, Tensor};
 use serde_json::json;
 
 use crate::file::{self, Contents, FileError, Stored};
-use crate::{Backbone, Description, MobileNetV2, Network, NotFoldable, ResNet18, Resolution, ShuffleNetV2, SmallNet};
+use crate::{
+    Backbone, Description, MobileNetV2, Network, NotFoldable, RepVgg, ResNet18, Resolution, ShuffleNetV2, SmallNet,
+};
 
 /// A network, trained or folded, and how to rebuild and feed it.
 pub struct Model<T: Real> {
@@ -34,6 +36,7 @@ impl<T: Real> Model<T> {
             Backbone::MobileNetV2 => Box::new(MobileNetV2::new(conv, form, channels, outputs, width, init)?),
             Backbone::ShuffleNetV2 => Box::new(ShuffleNetV2::new(conv, form, channels, outputs, width, &init)?),
             Backbone::ResNet18 => Box::new(ResNet18::new(conv, form, channels, outputs, width, init)?),
+            Backbone::RepVgg(variant) => Box::new(RepVgg::new(*variant, conv, form, channels, outputs, width, &init)?),
         };
         let network = match folded {
             false => network,

@@ -221,12 +221,12 @@ impl LayerCost {
         Ok(LayerCost { path, what: spec.to_string(), output: vec![spec.cout, map[0], map[1]], cost })
     }
 
-    /// Of what the sites of the i-th block share, if they do.
-    pub(crate) fn of_shared<T: Real>(i: usize, shared: Option<&Shared<T>>) -> Result<Option<Self>> {
+    /// Of what the sites of the block at `path` share, if they do.
+    pub(crate) fn of_shared<T: Real>(path: &str, shared: Option<&Shared<T>>) -> Result<Option<Self>> {
         let Some(shared) = shared else { return Ok(None) };
         let [values, channels] = shared.layer.linear.weight.value.dims("shared", "weight")?;
         Ok(Some(LayerCost {
-            path: join(&block_path(i), "shared"),
+            path: join(path, "shared"),
             what: format!("pool, linear {channels} -> {values}"),
             output: vec![values],
             cost: shared.cost(),

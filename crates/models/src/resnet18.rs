@@ -170,7 +170,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ResNet18<T, S> {
             map = pool.output(map)?;
         }
         for (i, block) in self.blocks.iter().enumerate() {
-            layers.extend(LayerCost::of_shared(i, block.shared.as_ref())?);
+            layers.extend(LayerCost::of_shared(&block_path(i), block.shared.as_ref())?);
             let mut input = map;
             for (name, site) in block.sites() {
                 let map = if name == "shortcut" { &mut input } else { &mut map };

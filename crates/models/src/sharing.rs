@@ -3,8 +3,9 @@
 use gatefold_layers::{CondConv, ConvKind, Cx, Init, Share, WeightNet};
 use gatefold_tensor::random::randn;
 
+use crate::repvgg::Variant;
 use crate::testing::{assert_folds, assert_gradients, keys, model, named, randomise};
-use crate::{Backbone, MobileNetV2, Network, ResNet18, Resolution, ShuffleNetV2, SmallNet, Summary};
+use crate::{Backbone, MobileNetV2, Network, RepVgg, ResNet18, Resolution, ShuffleNetV2, SmallNet, Summary};
 
 fn condconv(experts: usize, share: Share) -> ConvKind {
     ConvKind::CondConv(CondConv { experts, share })
@@ -15,13 +16,14 @@ fn weightnet(m: usize, g: usize, share: Share) -> ConvKind {
 }
 
 /// The smallest network of each backbone.
-fn networks(conv: &ConvKind) -> [Box<dyn Network<f64>>; 4] {
+fn networks(conv: &ConvKind) -> [Box<dyn Network<f64>>; 5] {
     let (form, init) = (Resolution::Cifar, || Init::new(1));
     [
         Box::new(SmallNet::new(conv, 3, 3, 0.25, &init()).unwrap()),
         Box::new(MobileNetV2::new(conv, form, 3, 3, 0.1, init()).unwrap()),
         Box::new(ShuffleNetV2::new(conv, form, 3, 3, 0.5, &init()).unwrap()),
         Box::new(ResNet18::new(conv, form, 3, 3, 0.0625, init()).unwrap()),
+        Box::new(RepVgg::new(Variant::A0, conv, form, 3, 3, 0.0625, &init()).unwrap()),
     ]
 }
 
@@ -35,9 +37,10 @@ fn a_folded_network_with_shared_layers_is_the_trained_one() {
 #[test]
 fn gradients_through_shared_layers_are_central_differences() {
     for conv in [condconv(2, Share::Block), weightnet(2, 1, Share::Block)] {
-        let [_, _, shuffle, residual] = networks(&conv);
+        let [_, _, shuffle, residual, row] = networks(&conv);
         assert_gradients(shuffle, [9, 12]);
         assert_gradients(residual, [9, 12]);
+        assert_gradients(row, [9, 12]);
     }
 }
 
@@ -60,7 +63,7 @@ fn a_shared_layer_runs_once_a_block_and_steers_its_sites() {
             let replaced = network
                 .sites()
                 .into_iter()
-                .filter(|(path, site)| path.starts_with(&format!("{block}.")) && site.spec().replaceable);
+                .filter(|(path, site)| format!("{path}.").starts_with(&format!("{block}.")) && site.spec().replaceable);
             let (mut first, mut count) = (None, 0);
             for (path, site) in replaced {
                 assert!(site.state().keys().all(|key| !key.starts_with("router")), "{path}");

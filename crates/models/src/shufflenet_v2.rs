@@ -259,7 +259,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ShuffleNetV2<T, S> {
             map = pool.output(map)?;
         }
         for (i, block) in self.blocks.iter().enumerate() {
-            layers.extend(LayerCost::of_shared(i, block.shared.as_ref())?);
+            layers.extend(LayerCost::of_shared(&block_path(i), block.shared.as_ref())?);
             let mut input = map;
             for (name, site) in block.left_sites() {
                 layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut input)?);

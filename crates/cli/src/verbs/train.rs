@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use gatefold_data::{Kind, Loaded, Request, load};
 use gatefold_layers::ConvKind;
+use gatefold_models::Backbone;
 use gatefold_tensor::Real;
 use gatefold_train::{
     Conclusion, Config, ConfigFile, Error, Outcome, Precision, Recipe, RunDir, RunRecord, Status, Trainer, conclude,
@@ -19,18 +20,21 @@ use crate::{place, print};
 static KINDS: LazyLock<String> =
     LazyLock::new(|| format!("The kind of convolution: {} [default: mdconv]", ConvKind::NAMES.join(", ")));
 
+/// The help of `--model`: with every backbone there is.
+static BACKBONES: LazyLock<String> =
+    LazyLock::new(|| format!("The backbone: {} [default: smallnet]", Backbone::NAMES.join(", ")));
+
 /// What `train` takes.
 #[derive(clap::Args)]
 pub struct Args {
     /// The data set: digits (embedded), cifar10, cifar100, svhn, mnist, fashion-mnist, emnist, imagenet, folder or idx
     /// [default: digits]
     dataset: Option<String>,
-    /// The backbone: smallnet, mobilenetv2, shufflenetv2 or resnet18 [default: smallnet]
-    #[arg(long)]
+    #[arg(long, help = BACKBONES.as_str())]
     model: Option<String>,
     #[arg(long, value_name = "KIND", help = KINDS.as_str())]
     conv: Option<String>,
-    /// Width multiplier; shufflenetv2 has 0.5, 1, 1.5 and 2 [default: 1]
+    /// Width multiplier; shufflenetv2 has 0.5, 1, 1.5 and 2, repvgg-* up to 2 [default: 1]
     #[arg(long, value_name = "X")]
     width: Option<f64>,
     /// Epochs [default: 200; digits 60; imagenet 90]
