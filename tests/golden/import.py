@@ -1,4 +1,5 @@
-"""Logits of torchvision's networks whose weights and images are given by formula: `import.json`.
+"""Logits of networks by others whose weights and images are given by formula: `import.json`. Those of torchvision are
+its own; those with the names of RepVGG's and ACNet's authors are the plain modules below.
 
 The formula stands here and in `crates/models/src/import/tests.rs`; the file holds every name with its shape, and the
 logits. Like that 11 million values take fifty kilobytes. `python import.py --check` compares a fresh run.
@@ -11,17 +12,155 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18, shufflenet_v2_x0_5, shufflenet_v2_x1_0
 
 FILE = Path(__file__).parent / "import.json"
 CLASSES = 7
 IMAGES = [2, 3, 70, 66]  # more than 64 pixels: the form for photos; odd sizes on the way
+
+
+class ConvBn(nn.Module):
+    """A convolution and its batch norm, called `conv` and `bn`."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+
+class RepVggBlock(nn.Module):
+    """ReLU(BN(3x3 x) + BN(1x1 x) + BN(x)), the last where the shape stays the same."""
+
+    def __init__(self, cin: int, cout: int, stride: int, groups: int):
+        super().__init__()
+        self.rbr_dense = ConvBn(cin, cout, 3, stride, groups)
+        self.rbr_1x1 = ConvBn(cin, cout, 1, stride, groups)
+        self.rbr_identity = nn.BatchNorm2d(cout) if cin == cout and stride == 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.rbr_dense(x) + self.rbr_1x1(x)
+        return torch.relu(y if self.rbr_identity is None else y + self.rbr_identity(x))
+
+
+class RepVgg(nn.Module):
+    """`multipliers` are a and b of the paper's table 2; layers 2, 4, ... have groups, the stem is layer 0."""
+
+    def __init__(self, blocks: list[int], multipliers: tuple[float, float], groups: int = 1):
+        super().__init__()
+        a, b = multipliers
+        channels = [int(64 * a), int(128 * a), int(256 * a), int(512 * b)]
+        cin, layer = min(64, channels[0]), 1
+        self.stage0 = RepVggBlock(3, cin, 2, 1)
+        for stage, (cout, count) in enumerate(zip(channels, blocks), 1):
+            row = nn.Sequential()
+            for i in range(count):
+                row.append(RepVggBlock(cin, cout, 2 if i == 0 else 1, groups if layer % 2 == 0 else 1))
+                cin, layer = cout, layer + 1
+            self.add_module(f"stage{stage}", row)
+        self.linear = nn.Linear(cin, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in [self.stage0, self.stage1, self.stage2, self.stage3, self.stage4]:
+            x = stage(x)
+        return self.linear(x.mean((2, 3)))
+
+
+class AcBlock(nn.Module):
+    """BN(3x3 x) + BN(3x1 x) + BN(1x3 x)."""
+
+    def __init__(self, cin: int, cout: int, stride: int):
+        super().__init__()
+        for name, height, width in [("square", 3, 3), ("ver", 3, 1), ("hor", 1, 3)]:
+            padding = (height // 2, width // 2)
+            self.add_module(f"{name}_conv", nn.Conv2d(cin, cout, (height, width), stride, padding, bias=False))
+            self.add_module(f"{name}_bn", nn.BatchNorm2d(cout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [(self.square_conv, self.square_bn), (self.ver_conv, self.ver_bn), (self.hor_conv, self.hor_bn)]
+        return sum(bn(conv(x)) for conv, bn in branches)
+
+
+class Named(nn.Module):
+    """`inner` under a name more."""
+
+    def __init__(self, name: str, inner: nn.Module):
+        super().__init__()
+        self.add_module(name, inner)
+        self.inner_name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.get_submodule(self.inner_name)(x)
+
+
+class AcBasicBlock(nn.Module):
+    """A basic block of two asymmetric blocks; `names` says whose names it has."""
+
+    def __init__(self, cin: int, cout: int, stride: int, names: str):
+        super().__init__()
+        first = AcBlock(cin, cout, stride)
+        self.conv1 = Named("acb", first) if names == "ACNet" else first
+        self.conv2 = AcBlock(cout, cout, 1)
+        self.shortcut_name = "downsample" if names == "torchvision" else "shortcut"
+        shortcut: nn.Module = nn.Identity()
+        if stride > 1 or cin != cout:
+            shortcut = ConvBn(cin, cout, 1, stride)
+            if names == "torchvision":
+                shortcut = nn.Sequential(shortcut.conv, shortcut.bn)
+        self.add_module(self.shortcut_name, shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv2(torch.relu(self.conv1(x))) + self.get_submodule(self.shortcut_name)(x))
+
+
+class AcResNet18(nn.Module):
+    """ResNet18 with asymmetric blocks, under the names of ACNet, of DiverseBranchBlock or of torchvision."""
+
+    def __init__(self, names: str, width: float):
+        super().__init__()
+        channels = [int(c * width) for c in (64, 128, 256, 512)]
+        cin, stem = channels[0], ConvBn(3, channels[0], 7, 2)
+        self.names = names
+        if names == "torchvision":
+            self.conv1, self.bn1 = stem.conv, stem.bn
+        elif names == "ACNet":
+            self.conv1 = stem
+        else:
+            self.stage0 = Named("conv1", stem)
+        self.stages = []
+        for stage, cout in enumerate(channels, 1):
+            strides = [2 if stage > 1 else 1, 1]
+            name = f"layer{stage}" if names == "torchvision" else f"stage{stage}"
+            row = nn.Sequential(*(AcBasicBlock(c, cout, s, names) for c, s in zip([cin, cout], strides)))
+            self.add_module(name, row)
+            self.stages.append(name)
+            cin = cout
+        self.classifier_name = "fc" if names == "torchvision" else "linear"
+        self.add_module(self.classifier_name, nn.Linear(cin, CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        stems = {"torchvision": lambda: self.bn1(self.conv1(x)), "ACNet": lambda: self.conv1(x)}
+        y = torch.relu(stems.get(self.names, lambda: self.stage0(x))())
+        y = torch.max_pool2d(y, 3, 2, 1)
+        for stage in self.stages:
+            y = self.get_submodule(stage)(y)
+        return self.get_submodule(self.classifier_name)(y.mean((2, 3)))
+
+
 NETWORKS = {
     "mobilenet_v2 x0.1": lambda: mobilenet_v2(width_mult=0.1, num_classes=CLASSES),
     "mobilenet_v2 x1": lambda: mobilenet_v2(num_classes=CLASSES),
     "shufflenet_v2_x0_5": lambda: shufflenet_v2_x0_5(num_classes=CLASSES),
     "shufflenet_v2_x1_0": lambda: shufflenet_v2_x1_0(num_classes=CLASSES),
     "resnet18": lambda: resnet18(num_classes=CLASSES),
+    "RepVGG-A0": lambda: RepVgg([2, 4, 14, 1], (0.75, 2.5)),
+    "RepVGG-B1g4 x0.25": lambda: RepVgg([4, 6, 16, 1], (0.5, 1.0), groups=4),
+    "ACNet ResNet18": lambda: AcResNet18("ACNet", 1.0),
+    "ACNet ResNet18 x0.25, DiverseBranchBlock": lambda: AcResNet18("DiverseBranchBlock", 0.25),
+    "ACNet ResNet18 x0.25, torchvision": lambda: AcResNet18("torchvision", 0.25),
 }
 
 
@@ -40,7 +179,8 @@ def uniform(name: str, count: int) -> np.ndarray:
 
 def bounds(name: str, shape: list[int]) -> tuple[float, float]:
     if name.endswith("running_var"):
-        return 0.5, 2.0
+        # Branches that are added up: like that the sum does not grow from block to block.
+        return (4.0, 8.0) if "rbr_" in name or "_bn." in name else (0.5, 2.0)
     if len(shape) == 1 and name.endswith("weight"):
         return 0.5, 1.5
     if len(shape) == 1:

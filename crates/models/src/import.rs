@@ -1,11 +1,12 @@
 //! Weights of networks that others trained: state dicts whose names are not ours, renamed to the keys of a backbone.
 //!
-//! A [`Layout`] knows the names of one architecture elsewhere. It is recognised by its names, and says of what width the
-//! network is; the shapes are held against the backbone when the weights are [loaded](gatefold_layers::Walk::load).
+//! A [`Layout`] knows the names of one architecture elsewhere. It is recognised by its names, and says by the shapes which
+//! network it is and of what width; all shapes are held against the backbone when the weights are
+//! [loaded](gatefold_layers::Walk::load).
 
-pub mod acnet;
+mod acnet;
 mod mobilenet_v2;
-pub mod repvgg;
+mod repvgg;
 mod resnet18;
 mod shufflenet_v2;
 #[cfg(test)]
@@ -24,20 +25,59 @@ use crate::{Backbone, Description, Model};
 pub struct Layout {
     /// The name of the architecture there.
     pub name: &'static str,
-    /// Ours.
-    pub backbone: Backbone,
     /// The kind of convolution at its replaceable sites.
     pub conv: &'static str,
-    /// A name that no other layout has.
-    mark: &'static str,
-    /// Our key for a name; `None` if the architecture has no such name.
-    rename: fn(&str) -> Option<String>,
-    /// The width by the shapes under our keys; `None` if there is no such width.
-    width: fn(&Renamed) -> Option<f64>,
+    /// Whether no other layout has such a name.
+    mark: fn(&str) -> bool,
+    /// Made of all names.
+    rename: fn(&[&str]) -> Rename,
+    /// What there is to say of a name that the architecture does not have.
+    refusal: fn(&str) -> Option<&'static str>,
+    /// The convolution that sees the channels of an image, by its path here.
+    stem: &'static str,
+    /// Which network it is by the shapes under our keys.
+    network: fn(&Renamed) -> Found,
 }
 
-/// Every layout that is recognised.
-pub const LAYOUTS: &[Layout] = &[mobilenet_v2::TORCHVISION, shufflenet_v2::TORCHVISION, resnet18::TORCHVISION];
+/// Every layout that is recognised; those of blocks before those of the networks that the blocks stand in.
+pub const LAYOUTS: &[Layout] =
+    &[mobilenet_v2::TORCHVISION, shufflenet_v2::TORCHVISION, repvgg::OFFICIAL, acnet::RESNET18, resnet18::TORCHVISION];
+
+impl Layout {
+    /// Our key for each of `names`.
+    ///
+    /// # Errors
+    /// In words, the names that the architecture does not have.
+    fn keys(&self, names: &[&str]) -> Result<Vec<String>, String> {
+        let rename = (self.rename)(names);
+        let (mut keys, mut unknown, mut taken) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for name in names {
+            let Some(key) = rename(name) else {
+                unknown.push(*name);
+                continue;
+            };
+            if let Some(other) = taken.insert(key.clone(), *name) {
+                return Err(format!("it has `{other}` and `{name}`, which are both `{key}` here"));
+            }
+            keys.push(key);
+        }
+        if unknown.is_empty() {
+            return Ok(keys);
+        }
+        let refusal = unknown.iter().find_map(|name| (self.refusal)(name)).map(|why| format!("; {why}"));
+        let (name, unknown) = (self.name, list(&unknown));
+        Err(format!("it looks like {name}, which has no tensor {unknown}{}", refusal.unwrap_or_default()))
+    }
+}
+
+/// Of a checkpoint whose blocks are folded already.
+const DEPLOYED: &str = "it was converted for deployment, and only training checkpoints are read";
+
+/// Our key for a name; `None` if the architecture has no such name.
+type Rename = Box<dyn Fn(&str) -> Option<String>>;
+
+/// A backbone and its width, if there is one; or, in words, why there is no such network.
+type Found = Result<(Backbone, Option<f64>), String>;
 
 /// Tensors under our keys.
 type Renamed = BTreeMap<String, Stored>;
@@ -49,6 +89,8 @@ const PARALLEL: &str = "module.";
 pub struct Recognised {
     /// Whose names it has.
     pub layout: &'static Layout,
+    /// Which network it is here.
+    pub backbone: Backbone,
     /// The width multiplier; `None` if the shapes are those of no width.
     pub width: Option<f64>,
     /// Channels of an image.
@@ -71,28 +113,18 @@ impl Recognised {
         let parallel = contents.tensors.keys().all(|name| name.starts_with(PARALLEL));
         let named = |name: &str| name[if parallel { PARALLEL.len() } else { 0 }..].to_owned();
         let tensors: Renamed = contents.tensors.into_iter().map(|(name, value)| (named(&name), value)).collect();
+        let names: Vec<_> = tensors.keys().map(String::as_str).collect();
         let known = || LAYOUTS.iter().map(|layout| layout.name).collect::<Vec<_>>().join(", ");
-        let Some(layout) = LAYOUTS.iter().find(|layout| tensors.contains_key(layout.mark)) else {
+        let Some(layout) = LAYOUTS.iter().find(|layout| names.iter().any(|name| (layout.mark)(name))) else {
             return Err(format(format!("its names are of no architecture that is known here: {}", known())));
         };
-        let (mut renamed, mut unknown) = (Renamed::new(), Vec::new());
-        for (name, value) in tensors {
-            match (layout.rename)(&name) {
-                Some(key) => drop(renamed.insert(key, value)),
-                None => unknown.push(format!("`{name}`")),
-            }
-        }
-        if !unknown.is_empty() {
-            let (name, unknown) = (layout.name, list(&unknown));
-            return Err(format(format!("it looks like {name}, which has no tensor {unknown}")));
-        }
-        let shape = |key: &str| -> Result<[usize; 2], FileError> {
-            let shape = renamed.get(key).map(Stored::shape).filter(|shape| shape.len() >= 2);
-            let missing = || format(format!("it looks like {}, but what is `{key}` here is not there", layout.name));
-            shape.map(|shape| [shape[0], shape[1]]).ok_or_else(missing)
-        };
-        let ([classes, _], [_, channels]) = (shape("classifier.weight")?, shape("stem.conv.weight")?);
-        Ok(Recognised { layout, width: (layout.width)(&renamed), channels, classes, tensors: renamed })
+        let keys = layout.keys(&names).map_err(format)?;
+        let tensors: Renamed = keys.into_iter().zip(tensors.into_values()).collect();
+        let looks = |what: String| format(format!("it looks like {}, but {what}", layout.name));
+        let extent = |key: &str, axis: usize| shape(&tensors, key).map(|shape| shape[axis]).map_err(looks);
+        let (classes, channels) = (extent("classifier.weight", 0)?, extent(&weight(layout.stem), 1)?);
+        let (backbone, width) = (layout.network)(&tensors).map_err(looks)?;
+        Ok(Recognised { layout, backbone, width, channels, classes, tensors })
     }
 
     /// The model of that description with these weights.
@@ -114,15 +146,28 @@ impl Recognised {
 }
 
 /// The first few, and how many more.
-fn list(names: &[String]) -> String {
+fn list(names: &[&str]) -> String {
     const SHOWN: usize = 4;
-    let shown = names[..names.len().min(SHOWN)].join(", ");
-    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = names.len() - shown.len();
+    let shown = shown.join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+/// The key of the kernels of a convolution.
+fn weight(site: &str) -> String {
+    format!("{site}.conv.weight")
+}
+
+/// The shape under a key, if that of kernels or of a matrix; or that there is none.
+fn shape<'t>(tensors: &'t Renamed, key: &str) -> Result<&'t [usize], String> {
+    let shape = tensors.get(key).map(|tensor| &tensor.shape()[..]).filter(|shape| shape.len() >= 2);
+    shape.ok_or_else(|| format!("what is `{key}` here is not there"))
 }
 
 /// The number of output channels of the convolution `site`.
 fn outputs(tensors: &Renamed, site: &str) -> Option<usize> {
-    tensors.get(&format!("{site}.conv.weight")).and_then(|weight| weight.shape().first().copied())
+    shape(tensors, &weight(site)).ok().map(|shape| shape[0])
 }
 
 /// `name` without its prefix up to the first `.`, which is the number `prefix` counts: `layer3.rest` → (3, `rest`).

@@ -18,7 +18,8 @@ const IMAGENET: [[f64; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 /// What `import` takes.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A state dict as safetensors: torchvision's mobilenet_v2, shufflenet_v2_x* or resnet18
+    /// A state dict as safetensors: torchvision's mobilenet_v2, shufflenet_v2_x* or resnet18, or a training checkpoint of
+    /// RepVGG (A0 to B3g4), or of ACNet's ResNet18
     file: PathBuf,
     /// The model to write; an existing file is never overwritten
     #[arg(long, short, value_name = "FILE")]
@@ -62,7 +63,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(print::usage_instead(message, "give its width with `--width`"));
     };
     let description = Description {
-        backbone: recognised.layout.backbone,
+        backbone: recognised.backbone,
         width,
         conv: recognised.conv(),
         folded: false,

@@ -5,11 +5,12 @@ use crate::{Backbone, mobilenet_v2};
 
 pub(super) const TORCHVISION: Layout = Layout {
     name: "torchvision's mobilenet_v2",
-    backbone: Backbone::MobileNetV2,
     conv: "static",
-    mark: "features.1.conv.0.0.weight",
-    rename,
-    width,
+    mark: |name| name == "features.1.conv.0.0.weight",
+    rename: |_| Box::new(rename),
+    refusal: |_| None,
+    stem: "stem",
+    network: |tensors| Ok((Backbone::MobileNetV2, width(tensors))),
 };
 
 /// Where the head stands, behind the stem and 17 bottlenecks.
@@ -46,7 +47,7 @@ fn rename(name: &str) -> Option<String> {
 }
 
 /// Rounding gives many widths the same channels: the first of the quarters, then of the twentieths, then of the hundredths.
-fn width(tensors: &Renamed) -> Option<f64> {
+pub(super) fn width(tensors: &Renamed) -> Option<f64> {
     let project = |block: usize| outputs(tensors, &format!("blocks.{block}.project"));
     let mut found = vec![outputs(tensors, "stem")?];
     for block in mobilenet_v2::first_blocks() {

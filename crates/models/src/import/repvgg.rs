@@ -1,5 +1,5 @@
-//! RepVGG's training checkpoints by the names of its authors' code (`DingXiaoH/RepVGG`, `repvgg.py`), renamed to the keys
-//! of a network of [`repvgg`](gatefold_layers::sites::RepVgg) sites.
+//! RepVGG's training checkpoints by the names of its authors' code (`DingXiaoH/RepVGG`, `repvgg.py`): a network of
+//! [`repvgg`](gatefold_layers::sites::RepVgg) sites.
 //!
 //! ```text
 //! stage0.rbr_dense.conv.weight      stem.dense.conv.weight
@@ -7,15 +7,31 @@
 //! stage2.1.rbr_identity.weight      blocks.N.identity.bn.weight
 //! linear.bias                       classifier.bias
 //! ```
-//! Stages have as many blocks as the names say, so that every variant (A0 to B3) has the same rule.
+//! Stages have as many blocks as the names say. Which variant (A0 to B3g4) it is say the number of blocks, the channels of
+//! each stage, and the groups of the second block.
 
-use std::collections::BTreeMap;
+use super::{DEPLOYED, Found, Layout, Renamed, exchange, numbered, shape, weight};
+use crate::Backbone;
+use crate::repvgg::Variant;
 
-use super::{exchange, list, numbered};
+pub(super) const OFFICIAL: Layout = Layout {
+    name: "RepVGG",
+    conv: "repvgg",
+    mark: |name| name.contains("rbr_"),
+    rename: |names| {
+        let blocks = blocks(names);
+        Box::new(move |name| rename(name, &blocks))
+    },
+    refusal: |name| match () {
+        () if name.contains("rbr_reparam.") => Some(DEPLOYED),
+        () if name.contains(".se.") => Some("a variant with squeeze-and-excitation has no fold, and is not read"),
+        () => None,
+    },
+    stem: "stem.dense",
+    network,
+};
 
 const STAGES: usize = 4;
-/// Of the authors' deployed blocks, which are folded already.
-const DEPLOYED: &str = "rbr_reparam.";
 const BLOCK: &[(&str, &str)] = &[
     ("rbr_dense.conv.weight", "dense.conv.weight"),
     ("rbr_dense.bn.", "dense.bn."),
@@ -24,29 +40,13 @@ const BLOCK: &[(&str, &str)] = &[
     ("rbr_identity.", "identity.bn."),
 ];
 
-/// Our key for each of `names`.
-///
-/// # Errors
-/// In words, the names that a training checkpoint of RepVGG does not have.
-pub fn keys<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<BTreeMap<&'n str, String>, String> {
-    let names: Vec<_> = names.into_iter().collect();
+/// Blocks in each stage.
+fn blocks(names: &[&str]) -> [usize; STAGES] {
     let mut blocks = [0; STAGES];
     for (stage, block, _) in names.iter().filter_map(|name| in_stage(name)) {
         blocks[stage - 1] = blocks[stage - 1].max(block.saturating_add(1));
     }
-    let (mut keys, mut unknown) = (BTreeMap::new(), Vec::new());
-    for name in names {
-        match rename(name, &blocks) {
-            Some(key) => drop(keys.insert(name, key)),
-            None => unknown.push(format!("`{name}`")),
-        }
-    }
-    if unknown.is_empty() {
-        return Ok(keys);
-    }
-    let deployed = unknown.iter().any(|name| name.contains(DEPLOYED));
-    let why = if deployed { "; it was converted for deployment, and only training checkpoints are read" } else { "" };
-    Err(format!("a training checkpoint of RepVGG has no tensor {}{why}", list(&unknown)))
+    blocks
 }
 
 /// The stage, 1 to 4, the block in it, and the rest.
@@ -67,13 +67,47 @@ fn rename(name: &str, blocks: &[usize; STAGES]) -> Option<String> {
     }
 }
 
+/// The variant and its width. Some widths of one are the network of another: that of width 1 comes first.
+fn network(tensors: &Renamed) -> Found {
+    let dense = |site: &str| shape(tensors, &weight(&format!("{site}.dense")));
+    let block = |i: usize| dense(&format!("blocks.{i}"));
+    let count = tensors.keys().filter_map(|key| numbered(key, "blocks.")).map(|(i, _)| i.saturating_add(1)).max();
+    let count = count.unwrap_or(0);
+    let variants = Variant::ALL.into_iter().filter(|variant| variant.blocks().iter().sum::<usize>() == count);
+    let Some(first) = variants.clone().next() else {
+        return Err(format!("no variant has {count} blocks behind the stem: A0 to A2 have 21, B0 to B3 27"));
+    };
+    let mut channels = vec![dense("stem")?[0]];
+    let mut last = 0;
+    for blocks in first.blocks() {
+        last += blocks;
+        channels.push(block(last - 1)?[0]);
+    }
+    let groups = block(0)?[0].checked_div(block(1)?[1]).unwrap_or(0);
+    let fits = |variant: Variant, width: f64| variant.groups() == groups && variant.channels(width)[..] == channels[..];
+    let published = variants.clone().map(|variant| (variant, 1.0));
+    let scaled = variants.map(|variant| (variant, variant.width(channels[1])));
+    let found = published.chain(scaled).find(|(variant, width)| fits(*variant, *width));
+    let (variant, width) = found.ok_or_else(|| {
+        format!(
+            "no variant has {channels:?} channels in the stem and the stages, and {groups} groups in every second block"
+        )
+    })?;
+    Ok((Backbone::RepVgg(variant), Some(width)))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use gatefold_layers::{ConvKind, Init, SiteSpec, Walk};
 
     use super::*;
+
+    fn keys<S: AsRef<str>>(names: &[S]) -> Result<BTreeMap<&str, String>, String> {
+        let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
+        Ok(names.iter().copied().zip(OFFICIAL.keys(&names)?).collect())
+    }
 
     const NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
 
@@ -119,12 +153,12 @@ mod tests {
     fn official_names_are_the_keys_of_our_sites() {
         for stages in [[2, 4, 14, 1], [4, 6, 16, 1]] {
             let names = names(stages);
-            let keys = keys(names.iter().map(String::as_str)).unwrap();
+            let keys = keys(&names).unwrap();
             assert_eq!(keys.len(), names.len());
             assert_eq!(keys.into_values().collect::<BTreeSet<_>>(), expected(stages));
         }
         let names = names([2, 4, 14, 1]);
-        let keys = keys(names.iter().map(String::as_str)).unwrap();
+        let keys = keys(&names).unwrap();
         assert_eq!(keys["stage0.rbr_1x1.bn.running_var"], "stem.pointwise.bn.running_var");
         assert_eq!(keys["stage1.1.rbr_identity.weight"], "blocks.1.identity.bn.weight");
         assert_eq!(keys["stage4.0.rbr_dense.conv.weight"], "blocks.20.dense.conv.weight");
@@ -133,10 +167,11 @@ mod tests {
     #[test]
     fn other_names_are_listed() {
         for wrong in ["stage5.0.rbr_dense.bn.bias", "stage1.01.rbr_dense.bn.bias", "stage0.se.down.weight", "fc.bias"] {
-            let why = keys(["linear.bias", wrong]).unwrap_err();
+            let why = keys(&["linear.bias", wrong]).unwrap_err();
             assert!(why.contains(&format!("no tensor `{wrong}`")) && !why.contains("linear"), "{why}");
+            assert_eq!(why.contains("squeeze-and-excitation has no fold"), wrong.contains(".se."), "{why}");
         }
-        let why = keys(["stage0.rbr_reparam.weight"]).unwrap_err();
+        let why = keys(&["stage0.rbr_reparam.weight"]).unwrap_err();
         assert!(why.contains("deployment"), "{why}");
     }
 }

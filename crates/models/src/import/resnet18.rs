@@ -5,11 +5,12 @@ use crate::{Backbone, resnet18};
 
 pub(super) const TORCHVISION: Layout = Layout {
     name: "torchvision's resnet18",
-    backbone: Backbone::ResNet18,
     conv: "static",
-    mark: "layer4.1.bn2.weight",
-    rename,
-    width,
+    mark: |name| name == "layer4.1.bn2.weight",
+    rename: |_| Box::new(rename),
+    refusal: |_| None,
+    stem: "stem",
+    network: |tensors| Ok((Backbone::ResNet18, width(tensors))),
 };
 
 const ENDS: &[(&str, &str)] = &[("conv1.", "stem.conv."), ("bn1.", "stem.bn."), ("fc.", "classifier.")];

@@ -5,11 +5,12 @@ use crate::{Backbone, shufflenet_v2};
 
 pub(super) const TORCHVISION: Layout = Layout {
     name: "torchvision's shufflenet_v2",
-    backbone: Backbone::ShuffleNetV2,
     conv: "static",
-    mark: "stage2.0.branch1.0.weight",
-    rename,
-    width,
+    mark: |name| name == "stage2.0.branch1.0.weight",
+    rename: |_| Box::new(rename),
+    refusal: |_| None,
+    stem: "stem",
+    network: |tensors| Ok((Backbone::ShuffleNetV2, width(tensors))),
 };
 
 const ENDS: &[(&str, &str)] = &[

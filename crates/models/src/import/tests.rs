@@ -3,7 +3,8 @@ use gatefold_tensor::Tensor;
 use serde_json::Value;
 
 use super::*;
-use crate::Normalisation;
+use crate::repvgg::Variant;
+use crate::{Inference, Normalisation};
 
 const IMAGES: [usize; 4] = [2, 3, 70, 66];
 
@@ -28,6 +29,7 @@ fn uniform(name: &str) -> impl Iterator<Item = f64> {
 
 fn values(name: &str, shape: &[usize]) -> Tensor<f32> {
     let (low, high) = match () {
+        () if name.ends_with("running_var") && (name.contains("rbr_") || name.contains("_bn.")) => (4.0, 8.0),
         () if name.ends_with("running_var") => (0.5, 2.0),
         () if shape.len() == 1 && name.ends_with("weight") => (0.5, 1.5),
         () if shape.len() == 1 => (-0.3, 0.3),
@@ -49,7 +51,7 @@ fn state_dict(golden: &Value) -> Contents {
 
 fn description(of: &Recognised, [_, c, h, w]: [usize; 4]) -> Description {
     Description {
-        backbone: of.layout.backbone,
+        backbone: of.backbone,
         width: of.width.expect("a width is found"),
         conv: of.conv(),
         folded: false,
@@ -64,39 +66,52 @@ fn recognise(contents: Contents) -> Result<Recognised, FileError> {
     Recognised::of(contents, Path::new("weights"))
 }
 
-fn assert_logits<T: Real>(name: &str, golden: &Value, limit: f64) {
+/// Of the imported network and of its fold.
+fn assert_logits<T: Real>(name: &str, golden: &Value, limits: [f64; 2]) {
     let recognised = recognise(state_dict(golden)).unwrap();
     let description = description(&recognised, IMAGES);
     let model: Model<T> = recognised.into_model(description, Path::new("weights")).unwrap();
-    let cx = Cx::eval();
-    let y = model.network.forward(&cx, &cx.input(values("images", &IMAGES).cast(), false)).unwrap();
     let expected: Vec<Vec<f64>> = serde_json::from_value(golden["logits"].clone()).unwrap();
     let expected: Tensor<f64> = Tensor::from_vec([2, 7], expected.concat()).unwrap();
-    let apart = y.value().cast::<f64>().max_abs_diff(&expected).unwrap() / expected.max_abs();
-    assert!(apart <= limit, "{name}: {apart:e}");
-}
-
-#[test]
-fn imported_networks_are_torchvisions() {
-    let golden = golden();
-    assert_eq!(golden.len(), 5);
-    for (name, golden) in &golden {
-        assert_logits::<f64>(name, golden, 1e-11);
-        assert_logits::<f32>(name, golden, 1e-5);
+    let x: Tensor<T> = values("images", &IMAGES).cast();
+    let cx = Cx::eval();
+    let trained = model.network.forward(&cx, &cx.input(x.clone(), false)).unwrap().value().clone();
+    let folded = model.fold().unwrap();
+    let folded = Inference::new(&folded).unwrap().logits(&x).unwrap();
+    for ((form, y), limit) in [("trained", trained), ("folded", folded)].into_iter().zip(limits) {
+        let apart = y.cast::<f64>().max_abs_diff(&expected).unwrap() / expected.max_abs();
+        assert!(apart <= limit, "{name}, {form}: {apart:e}");
     }
 }
 
 #[test]
-fn backbone_and_width_are_recognised() {
-    for (name, backbone, width) in [
-        ("mobilenet_v2 x0.1", Backbone::MobileNetV2, 0.1),
-        ("mobilenet_v2 x1", Backbone::MobileNetV2, 1.0),
-        ("shufflenet_v2_x0_5", Backbone::ShuffleNetV2, 0.5),
-        ("shufflenet_v2_x1_0", Backbone::ShuffleNetV2, 1.0),
-        ("resnet18", Backbone::ResNet18, 1.0),
+fn imported_networks_are_the_originals() {
+    let golden = golden();
+    assert_eq!(golden.len(), 10);
+    for (name, golden) in &golden {
+        assert_logits::<f64>(name, golden, [1e-11, 1e-10]);
+        assert_logits::<f32>(name, golden, [1e-5, 1e-4]);
+    }
+}
+
+#[test]
+fn backbone_kind_and_width_are_recognised() {
+    let [a0, b1g4] = [Variant::A0, Variant::B1g4].map(Backbone::RepVgg);
+    for (name, backbone, conv, width) in [
+        ("mobilenet_v2 x0.1", Backbone::MobileNetV2, "static", 0.1),
+        ("mobilenet_v2 x1", Backbone::MobileNetV2, "static", 1.0),
+        ("shufflenet_v2_x0_5", Backbone::ShuffleNetV2, "static", 0.5),
+        ("shufflenet_v2_x1_0", Backbone::ShuffleNetV2, "static", 1.0),
+        ("resnet18", Backbone::ResNet18, "static", 1.0),
+        ("RepVGG-A0", a0, "repvgg", 1.0),
+        ("RepVGG-B1g4 x0.25", b1g4, "repvgg", 0.25),
+        ("ACNet ResNet18", Backbone::ResNet18, "acnet", 1.0),
+        ("ACNet ResNet18 x0.25, DiverseBranchBlock", Backbone::ResNet18, "acnet", 0.25),
+        ("ACNet ResNet18 x0.25, torchvision", Backbone::ResNet18, "acnet", 0.25),
     ] {
         let of = recognise(state_dict(&golden()[name])).unwrap();
-        assert_eq!((of.layout.backbone, of.channels, of.classes), (backbone, 3, 7), "{name}");
+        let found = (of.backbone, of.layout.conv, of.channels, of.classes);
+        assert_eq!(found, (backbone, conv, 3, 7), "{name}");
         // Other widths may have the same channels; the network is the same then.
         let found = of.width.unwrap();
         match backbone {
@@ -118,9 +133,9 @@ fn published_widths_of_mobilenet_are_found_as_published() {
             tensors.insert(format!("blocks.{block}.project.conv.weight"), weight(o));
         }
         tensors.insert("head.conv.weight".to_owned(), weight(crate::mobilenet_v2::features(width)));
-        assert_eq!((mobilenet_v2::TORCHVISION.width)(&tensors), Some(width));
+        assert_eq!(mobilenet_v2::width(&tensors), Some(width));
         tensors.insert("stem.conv.weight".to_owned(), weight(stem + 1));
-        assert_eq!((mobilenet_v2::TORCHVISION.width)(&tensors), None);
+        assert_eq!(mobilenet_v2::width(&tensors), None);
     }
 }
 
@@ -131,21 +146,31 @@ fn the_prefix_of_data_parallel_is_passed_over() {
     assert_eq!(recognise(contents).unwrap().classes, 7);
 }
 
+/// What is said of the state dict of `network`, changed.
+fn error(network: &str, change: &dyn Fn(&mut Contents)) -> String {
+    let mut contents = state_dict(&golden()[network]);
+    change(&mut contents);
+    let recognised = match recognise(contents) {
+        Ok(recognised) => recognised,
+        Err(error) => return error.to_string(),
+    };
+    let description = description(&recognised, IMAGES);
+    recognised.into_model::<f32>(description, Path::new("weights")).err().expect("an error").to_string()
+}
+
+fn with(network: &str, name: &str, shape: &[usize]) -> String {
+    let tensor = || Stored::F32(Tensor::zeros(shape));
+    error(network, &|contents| drop(contents.tensors.insert(name.to_owned(), tensor())))
+}
+
+fn without(network: &str, start: &str) -> String {
+    error(network, &|contents| contents.tensors.retain(|name, _| !name.starts_with(start)))
+}
+
 #[test]
 fn what_is_no_such_state_dict_is_an_error_that_names_it() {
-    let error = |change: &dyn Fn(&mut Contents)| {
-        let mut contents = state_dict(&golden()["resnet18"]);
-        change(&mut contents);
-        let recognised = match recognise(contents) {
-            Ok(recognised) => recognised,
-            Err(error) => return error.to_string(),
-        };
-        let description = description(&recognised, IMAGES);
-        recognised.into_model::<f32>(description, Path::new("weights")).err().expect("an error").to_string()
-    };
-    let one = || Stored::F32(Tensor::zeros([1]));
-    let insert = |name: &'static str| error(&|contents| drop(contents.tensors.insert(name.to_owned(), one())));
-    let remove = |name: &'static str| error(&|contents| drop(contents.tensors.remove(name)));
+    let insert = |name: &str| with("resnet18", name, &[1]);
+    let remove = |name: &str| without("resnet18", name);
     // ResNet34 has a third block in its first layer.
     assert!(insert("layer1.2.conv1.weight").contains("resnet18, which has no tensor `layer1.2.conv1.weight`"));
     for name in ["layer0.0.conv1.weight", "layer01.0.conv1.weight", "layer1.0.conv3.weight", "features.0.0.weight"] {
@@ -155,7 +180,72 @@ fn what_is_no_such_state_dict_is_an_error_that_names_it() {
     assert!(remove("layer2.0.bn1.bias").contains("blocks.2.first.bn.bias"));
     assert!(remove("fc.weight").contains("classifier.weight"));
     assert!(remove("layer4.1.bn2.weight").contains("no architecture that is known here: torchvision's mobilenet_v2, "));
-    assert!(error(&|contents| contents.metadata = Some("{}".to_owned())).contains("gatefold's own"));
+    let own = error("resnet18", &|contents| contents.metadata = Some("{}".to_owned()));
+    assert!(own.contains("gatefold's own"), "{own}");
     assert!(insert("layer1.0.conv1.weight").contains("blocks.0.first.conv.weight"), "a shape");
     assert!(insert("conv1.weight").contains("stem.conv.weight"), "a rank");
+}
+
+#[test]
+fn what_is_no_checkpoint_of_repvgg_is_an_error_that_names_it() {
+    let network = "RepVGG-B1g4 x0.25";
+    let says = |error: String, part: &str| assert!(error.contains(part), "`{part}` is missing in: {error}");
+    says(without(network, "stage3.5.rbr_1x1.bn.bias"), "missing: blocks.15.pointwise.bn.bias");
+    says(without(network, "stage2.1.rbr_identity"), "missing: blocks.5.identity.bn.bias, blocks.5.identity.bn.running");
+    says(without(network, "stage0.rbr_dense.conv"), "`stem.dense.conv.weight` here is not there");
+    says(without(network, "linear.weight"), "`classifier.weight` here is not there");
+    says(without(network, "stage4.0"), "no variant has 26 blocks behind the stem");
+    says(with(network, "stage3.16.rbr_identity.bias", &[128]), "no variant has 28 blocks");
+    // Another split of the same number of blocks.
+    let moved = error(network, &|contents| {
+        let moved = contents.tensors.clone().into_iter().map(|(name, value)| match name.strip_prefix("stage1.3.") {
+            Some(rest) => (format!("stage2.6.{rest}"), value),
+            None => (name, value),
+        });
+        contents.tensors = moved.collect();
+    });
+    says(moved, "no variant has [32, 64, 32, 128, 512] channels");
+    says(
+        with(network, "stage4.0.rbr_dense.conv.weight", &[500, 128, 3, 3]),
+        "no variant has [32, 32, 64, 128, 500] channels",
+    );
+    says(with(network, "stage1.1.rbr_dense.conv.weight", &[32, 0, 3, 3]), "and 0 groups");
+    says(
+        with(network, "stage3.1.rbr_dense.conv.weight", &[128, 128, 3, 3]),
+        "blocks.11.dense.conv.weight is [128, 128, 3, 3]",
+    );
+    says(with(network, "stage0.rbr_dense.conv.weight", &[32]), "`stem.dense.conv.weight` here is not there");
+    says(with(network, "stage1.0.rbr_1x1.bn.bias", &[31]), "blocks.0.pointwise.bn.bias is [31], expected [32]");
+    says(with(network, "stage1.0.se.down.weight", &[1]), "no tensor `stage1.0.se.down.weight`; a variant with squeeze");
+    says(with(network, "stage99999999999999999999.0.rbr_dense.bn.bias", &[1]), "no tensor `stage999");
+    says(
+        with(network, "stage4.18446744073709551615.rbr_dense.bn.bias", &[1]),
+        "no variant has 18446744073709551615 blocks",
+    );
+    let deployed = error(network, &|contents| {
+        let folded =
+            ["weight", "bias"].map(|value| (format!("stage0.rbr_reparam.{value}"), Stored::F32(Tensor::zeros([1]))));
+        contents.tensors.retain(|name, _| name.starts_with("linear"));
+        contents.tensors.extend(folded);
+    });
+    says(deployed, "no tensor `stage0.rbr_reparam.bias`, `stage0.rbr_reparam.weight`; it was converted for deployment");
+}
+
+#[test]
+fn what_is_no_checkpoint_of_acnet_is_an_error_that_names_it() {
+    let network = "ACNet ResNet18 x0.25, torchvision";
+    let says = |error: String, part: &str| assert!(error.contains(part), "`{part}` is missing in: {error}");
+    says(without(network, "layer2.0.conv1.hor_bn.bias"), "missing: blocks.2.first.horizontal.bn.bias");
+    says(without(network, "conv1.weight"), "`stem.conv.weight` here is not there");
+    let vertical = with(network, "layer1.0.conv2.ver_conv.weight", &[16, 16, 1, 3]);
+    says(vertical, "blocks.0.second.vertical.conv.weight is [16, 16, 1, 3], expected [16, 16, 3, 1]");
+    says(with(network, "layer1.0.bn1.weight", &[16]), "a batch norm behind the sum of a block");
+    says(
+        with(network, "linear.weight", &[7, 128]),
+        "`fc.weight` and `linear.weight`, which are both `classifier.weight` here",
+    );
+    // ResNet34, and a stem that is a block.
+    says(with(network, "layer1.2.conv1.square_conv.weight", &[1]), "of the networks with its blocks ResNet18 is read");
+    says(with(network, "conv1.square_conv.weight", &[1]), "with a plain convolution as its stem");
+    says(with(network, "layer1.0.conv1.fused_conv.bias", &[1]), "it was converted for deployment");
 }
