@@ -8,7 +8,7 @@ use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::moments::{Moments, RowMoments};
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, statistics, total};
 use crate::kernels::tile::{from_transposed_panel, panel, panel_row, transposed_panel};
-use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
+use crate::parallel::{PIECES, parts_mut, ranges, run_tasks, split};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Real, Result, Tensor};
 
@@ -228,45 +228,51 @@ impl Plan {
             Path::Depthwise => w.copy_from_slice(&depthwise::channel_major(s, panel)),
             _ => from_transposed_panel(panel, s.o, s.taps(), w),
         };
+        // A sum of gradients for each task. From the pool: fresh memory would be cleared page by page in each step.
+        let of_set = if want.w { of_kernels } else { 0 };
+        let mut sets = Tensor::any([images.len(), of_set]);
+        let ones: Vec<Range<usize>> = (0..images.len()).map(|i| i..i + 1).collect();
+        let of_tasks = parts_mut(sets.as_mut_slice(), &ones, of_set);
         let (loader, gradient) = (&x.loader(), &dy.loader());
-        let tasks = images.into_iter().zip(dxs).zip(own).collect();
-        let parts = run_tasks(tasks, self.work(), |((images, mut dx), mut own): ((Range<usize>, _), _)| {
-            let (first, pixels) = (images.start, s.h * s.w * s.c);
-            let mut set = Aligned::zeros(if want.w { of_kernels } else { 0 });
-            let of_sample = |(n, images): (usize, Range<usize>)| {
-                let w = &w.as_slice()[n * s.weights()..][..s.weights()];
-                let panel = (want_x && shared.is_none()).then(|| self.backward_panel(w));
-                let w = shared.as_ref().or(panel.as_ref()).map_or(&[][..], |panel| panel);
-                let at = images.start - first;
-                let dx = dx.as_deref_mut().map(|dx: &mut [T]| &mut dx[at * pixels..][..images.len() * pixels]);
-                if s.per_sample {
+        let tasks = images.into_iter().zip(dxs).zip(own.into_iter().zip(of_tasks)).collect();
+        let sums =
+            run_tasks(tasks, self.work(), |((images, mut dx), (mut own, set)): ((Range<usize>, _), (_, &mut [T]))| {
+                let (first, pixels) = (images.start, s.h * s.w * s.c);
+                let of_sample = |(n, images): (usize, Range<usize>)| {
+                    let w = &w.as_slice()[n * s.weights()..][..s.weights()];
+                    let panel = (want_x && shared.is_none()).then(|| self.backward_panel(w));
+                    let w = shared.as_ref().or(panel.as_ref()).map_or(&[][..], |panel| panel);
+                    let at = images.start - first;
+                    let dx = dx.as_deref_mut().map(|dx: &mut [T]| &mut dx[at * pixels..][..images.len() * pixels]);
                     set.fill(T::zero());
-                }
-                let dw = want.w.then_some(&mut set[..]);
-                let task = BackwardTask { s, x: loader, dy: gradient, w, images, dx, dw };
-                let sums = match self.path {
-                    Path::Pointwise => dispatch(pointwise::Backward(task)),
-                    Path::Depthwise => dispatch(depthwise::Backward(task)),
-                    _ => dispatch(dense::Backward(task)),
+                    let dw = want.w.then_some(&mut *set);
+                    let task = BackwardTask { s, x: loader, dy: gradient, w, images, dx, dw };
+                    let sums = match self.path {
+                        Path::Pointwise => dispatch(pointwise::Backward(task)),
+                        Path::Depthwise => dispatch(depthwise::Backward(task)),
+                        _ => dispatch(dense::Backward(task)),
+                    };
+                    if let Some(own) = own.as_deref_mut() {
+                        let own: &mut [T] = own;
+                        unpack(set, &mut own[at * s.weights()..][..s.weights()]);
+                    }
+                    sums
                 };
-                if let Some(own) = own.as_deref_mut() {
-                    let own: &mut [T] = own;
-                    unpack(&set, &mut own[at * s.weights()..][..s.weights()]);
-                }
-                sums
-            };
-            let sums = self.by_sample(images, 1).map(of_sample).collect::<Vec<_>>();
-            (sums, set)
-        });
-        let (sums, sets): (Vec<_>, Vec<Aligned<T>>) = parts.into_iter().unzip();
+                self.by_sample(images, 1).map(of_sample).collect::<Vec<_>>()
+            });
         if let Some(dx) = dx {
             grads.dx = Some(MaskedGrad { dy: dx, sums: total(sums.into_iter().flatten(), loader) });
         }
-        if let (Some(dw), false) = (&mut dw, s.per_sample) {
-            let mut sets = sets.into_iter();
-            let mut sum = sets.next().unwrap_or_else(|| Aligned::zeros(of_kernels));
-            sets.for_each(|part| add(&mut sum, &part));
-            unpack(&sum, dw.as_mut_slice());
+        match &mut dw {
+            Some(dw) if s.n == 0 => dw.as_mut_slice().fill(T::zero()),
+            Some(dw) if !s.per_sample => {
+                let (sum, others) = sets.as_mut_slice().split_at_mut(of_kernels);
+                split(sum, of_kernels, 1, |range, sum| {
+                    others.chunks_exact(of_kernels).for_each(|set| add(sum, &set[range.clone()]));
+                });
+                unpack(sum, dw.as_mut_slice());
+            }
+            _ => {}
         }
         grads.dw = dw;
         Ok(grads)
