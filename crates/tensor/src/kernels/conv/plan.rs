@@ -231,8 +231,7 @@ impl Plan {
         // A sum of gradients for each task. From the pool: fresh memory would be cleared page by page in each step.
         let of_set = if want.w { of_kernels } else { 0 };
         let mut sets = Tensor::any([images.len(), of_set]);
-        let ones: Vec<Range<usize>> = (0..images.len()).map(|i| i..i + 1).collect();
-        let of_tasks = parts_mut(sets.as_mut_slice(), &ones, of_set);
+        let of_tasks = parts_mut(sets.as_mut_slice(), &ranges(images.len(), images.len()), of_set);
         let (loader, gradient) = (&x.loader(), &dy.loader());
         let tasks = images.into_iter().zip(dxs).zip(own.into_iter().zip(of_tasks)).collect();
         let sums =
