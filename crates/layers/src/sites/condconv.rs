@@ -15,7 +15,7 @@ use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::dyconv::MAX_KERNELS;
-use super::generated::{Experts, Generated, Generator};
+use super::generated::{Experts, Generated, Generator, Planned};
 use super::{Cost, Kind, SiteSpec, TrainedSite};
 use crate::{Cx, Init, PooledLinear, Share, Shared, walk_fields};
 
@@ -91,8 +91,9 @@ impl<T: Real> Generator<T> for Routed<T> {
         Box::new(self.clone())
     }
 
-    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+    fn plan(&self, plan: &mut Builder<T>, x: Map, site: &Planned<'_, T>) -> Result<Option<Map>> {
         let a = PooledLinear::plan_of_site(self.router.as_ref(), plan, x)?;
-        self.experts.plan(plan, a).map(Some)
+        let w = self.experts.plan(plan, a)?;
+        site.convolve(plan, x, w)
     }
 }

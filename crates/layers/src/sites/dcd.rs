@@ -26,7 +26,7 @@ use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::generated::{FoldedGenerated, Generator};
+use super::generated::{FoldedGenerated, Generator, Planned};
 use super::{Cost, FoldError, Folded, Kind, Site, SiteSpec, TrainedSite};
 use crate::{Activation, BatchNorm2d, Conv2d, Cx, Init, Module, Param, Walk, fold, walk_fields};
 
@@ -378,31 +378,19 @@ impl<T: Real> Generator<T> for DecomposedKernel<T> {
         Box::new(self.clone())
     }
 
-    /// None: [`plan_site`](Self::plan_site) never writes the kernels down.
-    fn plan(&self, _: &mut Builder<T>, _: Map) -> Result<Option<Map>> {
-        Ok(None)
-    }
-
     /// (dcd.2) on features, with every batch norm in its convolution: (dcd.5) from right to left, which needs no product
     /// of matrices for each image.
-    fn plan_site(
-        &self,
-        plan: &mut Builder<T>,
-        x: Map,
-        spec: &SiteSpec,
-        bias: &Tensor<T>,
-        activation: Activation,
-    ) -> Result<Option<Map>> {
+    fn plan(&self, plan: &mut Builder<T>, x: Map, site: &Planned<'_, T>) -> Result<Option<Map>> {
         let none = Activation::Identity.into();
         let Some((lambda, phi)) = self.head.plan(plan, x)? else { return Ok(None) };
-        let scaled = plan.conv(x, &third(&self.conv.weight.value), None, &spec.geometry(), none)?;
+        let scaled = plan.conv(x, &third(&self.conv.weight.value), None, &site.spec.geometry(), none)?;
         let scaled = plan.scale(scaled, lambda)?;
         let v = self.conv_q.plan(plan, x, Activation::Identity)?;
         let kernels = (phi, [self.latent(), self.latent(), 1, 1]);
         let z = plan.conv_per_sample(v, kernels, &self.shift.value, &self.conv_p.geometry, none)?;
         let z = plan.add(z, v, none)?;
-        let latent = plan.conv(z, &self.conv_p.weight.value, Some(bias), &self.conv_p.geometry, none)?;
-        plan.add(scaled, latent, activation.into()).map(Some)
+        let latent = plan.conv(z, &self.conv_p.weight.value, Some(site.bias), &self.conv_p.geometry, none)?;
+        plan.add(scaled, latent, site.activation.into()).map(Some)
     }
 }
 

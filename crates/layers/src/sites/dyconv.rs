@@ -13,7 +13,7 @@ use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::generated::{Experts, Generated, Generator};
+use super::generated::{Experts, Generated, Generator, Planned};
 use super::{Cost, Kind, SiteSpec, TrainedSite};
 use crate::{Attention, Buffer, Cx, EntryMut, Gate, Init, Walk, walk_fields};
 
@@ -121,8 +121,9 @@ impl<T: Real> Generator<T> for Kernels<T> {
         Box::new(self.clone())
     }
 
-    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+    fn plan(&self, plan: &mut Builder<T>, x: Map, site: &Planned<'_, T>) -> Result<Option<Map>> {
         let a = self.attention.plan_at(plan, x, self.temperature())?;
-        self.experts.plan(plan, a).map(Some)
+        let w = self.experts.plan(plan, a)?;
+        site.convolve(plan, x, w)
     }
 }

@@ -15,7 +15,7 @@ use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::generated::{Generated, Generator, plan_in_memory_order};
+use super::generated::{Generated, Generator, Planned, plan_in_memory_order};
 use super::{Cost, Kind, SiteSpec, TrainedSite, check_hidden};
 use crate::{Activation, Attention, Cx, Init, Linear, Module, Param, fold, walk_fields};
 
@@ -93,10 +93,11 @@ impl<T: Real> Generator<T> for Filters<T> {
         Box::new(self.clone())
     }
 
-    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+    fn plan(&self, plan: &mut Builder<T>, x: Map, site: &Planned<'_, T>) -> Result<Option<Map>> {
         let means = plan.global_avg_pool(x);
         let c = self.fc1.plan(plan, means, Activation::Relu)?;
         let w = self.fc2.plan(plan, c, Activation::Identity)?;
-        plan_in_memory_order(plan, w, self.kernels).map(Some)
+        let w = plan_in_memory_order(plan, w, self.kernels)?;
+        site.convolve(plan, x, w)
     }
 }

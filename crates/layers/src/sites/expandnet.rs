@@ -167,9 +167,11 @@ impl<T: Real> ExpandedConv<T> {
     }
     // ANCHOR_END: contracts_exactly
 
-    /// Whether a training step on `images` images of `[H, W]` takes the contracted kernel.
-    fn trains_folded(&self, images: usize, input: [usize; 2]) -> Result<bool> {
-        if self.options.inner_norms || !self.contracts_exactly() {
+    /// Whether this pass is computed with the contracted kernel: in training. In use the row is computed as it is written
+    /// down, so that verification compares two computations.
+    fn trains_folded(&self, cx: &Cx<T>, x: &Var<T>) -> Result<bool> {
+        let [images, _, h, w] = x.shape()[..] else { return Ok(false) };
+        if cx.mode() != Mode::Train || self.options.inner_norms || !self.contracts_exactly() {
             return Ok(false);
         }
         Ok(match self.options.form {
@@ -179,8 +181,8 @@ impl<T: Real> ExpandedConv<T> {
                 let SiteSpec { cin, cout, kernel, groups, .. } = self.spec;
                 let wide = self.options.rate * cout / groups;
                 let contraction = kernel * kernel * cin / groups * (self.options.rate * cin * wide + wide * cout);
-                let expanded = self.cost(input)?.macs;
-                expanded.saturating_sub(self.spec.macs(input)?).saturating_mul(images) > contraction
+                let expanded = self.cost([h, w])?.macs;
+                expanded.saturating_sub(self.spec.macs([h, w])?).saturating_mul(images) > contraction
             }
         })
     }
@@ -230,14 +232,10 @@ impl<T: Real> Site<T> for ExpandedConv<T> {
     }
 
     fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
-        // The trained network is evaluated as it is written down: what verification compares stays two computations.
-        if cx.mode() == Mode::Train {
-            let [n, _, h, w] = x.value().dims("expandnet", "x")?;
-            if self.trains_folded(n, [h, w])? {
-                let (w, b) = self.contracted(cx)?;
-                let (z, stats) = x.conv2d_with_statistics(&w, b.as_ref(), &self.spec.geometry())?;
-                return self.bn.normalise(cx, &z, Some(stats), activation);
-            }
+        if self.trains_folded(cx, x)? {
+            let (w, b) = self.contracted(cx)?;
+            let (z, stats) = x.conv2d_with_statistics(&w, b.as_ref(), &self.spec.geometry())?;
+            return self.bn.normalise(cx, &z, Some(stats), activation);
         }
         let convolve = |conv: &Conv2d<T>, bn: &Option<BatchNorm2d<T>>, x: &Var<T>| match bn {
             Some(bn) => bn.after(cx, conv, x, Activation::Identity),

@@ -36,27 +36,32 @@ pub trait Generator<T: Real>: Walk<T> + Debug {
     /// A copy.
     fn boxed(&self) -> Box<dyn Generator<T>>;
 
-    /// Adds the steps that make the kernels of an image, in memory order; `None` from a generator that has none.
+    /// Adds the steps of (gen.2) for an image: for most, those of its kernels in memory order, and a
+    /// [convolution](Planned::convolve) with them. `None` from a generator that has none.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
-    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>>;
+    fn plan(&self, plan: &mut Builder<T>, x: Map, site: &Planned<'_, T>) -> Result<Option<Map>>;
+}
 
-    /// Adds the steps of (gen.2) at the place `spec`, and the activation behind it: the kernels, and a convolution with
-    /// them, unless a generator has a shorter way.
+/// What a plan needs to know of a folded site beside its generator.
+pub struct Planned<'a, T: Real> {
+    /// The place.
+    pub spec: &'a SiteSpec,
+    /// b' `[Cout]`.
+    pub bias: &'a Tensor<T>,
+    /// What follows.
+    pub activation: Activation,
+}
+
+impl<T: Real> Planned<'_, T> {
+    /// `W * x + b'` with the kernels `w` of an image in memory order, and the activation behind it.
     ///
     /// # Errors
-    /// As [`generate`](Self::generate).
-    fn plan_site(
-        &self,
-        plan: &mut Builder<T>,
-        x: Map,
-        spec: &SiteSpec,
-        bias: &Tensor<T>,
-        activation: Activation,
-    ) -> Result<Option<Map>> {
-        let Some(w) = self.plan(plan, x)? else { return Ok(None) };
-        plan.conv_per_sample(x, (w, spec.weight_shape()), bias, &spec.geometry(), activation.into()).map(Some)
+    /// [`gatefold_tensor::Error::Shape`] if `x` or `w` are not those of the place.
+    pub fn convolve(&self, plan: &mut Builder<T>, x: Map, w: Map) -> Result<Option<Map>> {
+        let (kernels, geometry) = (self.spec.weight_shape(), self.spec.geometry());
+        plan.conv_per_sample(x, (w, kernels), self.bias, &geometry, self.activation.into()).map(Some)
     }
 }
 
@@ -169,7 +174,7 @@ impl<T: Real> Site<T> for FoldedGenerated<T> {
     }
 
     fn plan(&self, plan: &mut Builder<T>, x: Map, activation: Activation) -> Result<Option<Map>> {
-        self.generator.plan_site(plan, x, &self.spec, &self.bias.value, activation)
+        self.generator.plan(plan, x, &Planned { spec: &self.spec, bias: &self.bias.value, activation })
     }
 }
 

@@ -31,7 +31,7 @@ pub use dyconv::{DyConv, Kernels};
 pub use dynamicfilter::{DynamicFilter, Filters};
 pub use expandnet::{ExpandNet, ExpandedConv, Padding, RowForm};
 pub use folded::{CompactDynamic, Evaluation, Folded, FoldedConv};
-pub use generated::{Experts, FoldedGenerated, Generated, Generator};
+pub use generated::{Experts, FoldedGenerated, Generated, Generator, Planned};
 pub use multi_layer::{BranchActivation, Form, MaConv, MdConv, MultiLayer};
 pub use parallel::ConvBn;
 pub use repvgg::{Identity, RepVgg, RepVggBlock};

@@ -19,7 +19,7 @@ use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::generated::{Generated, Generator};
+use super::generated::{Generated, Generator, Planned};
 use super::{Cost, Kind, SiteSpec, TrainedSite};
 use crate::{Activation, Cx, Init, Linear, Module, Param, PooledLinear, Share, Shared, fold, walk_fields};
 
@@ -170,13 +170,14 @@ impl<T: Real> Generator<T> for Weights<T> {
         Box::new(self.clone())
     }
 
-    fn plan(&self, plan: &mut Builder<T>, x: Map) -> Result<Option<Map>> {
+    fn plan(&self, plan: &mut Builder<T>, x: Map, site: &Planned<'_, T>) -> Result<Option<Map>> {
         let r = PooledLinear::plan_of_site(self.reduce.as_ref(), plan, x)?;
         let o = self.fc1.plan(plan, r, Activation::Identity)?;
         let alpha = plan.sigmoid(o);
         let [rows, terms] = self.fc2.weight.value.dims("weightnet", "fc2")?;
         let v = self.fc2.weight.value.reshape([rows, terms, 1, 1])?;
         let w = plan.conv(alpha, &v, None, &Geometry::default().groups(self.groups), Rectifier::Identity)?;
-        super::generated::plan_in_memory_order(plan, w, self.kernels).map(Some)
+        let w = super::generated::plan_in_memory_order(plan, w, self.kernels)?;
+        site.convolve(plan, x, w)
     }
 }
