@@ -17,7 +17,8 @@ use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result, Tensor};
 
 use crate::network::{
-    Block, block_path, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing,
+    Block, block_path, fold_blocks, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing,
+    sites_of_blocks,
 };
 use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
 
@@ -202,16 +203,6 @@ impl<T: Real> MobileNetV2<T, Box<dyn TrainedSite<T>>> {
     }
 }
 
-impl<T: Real, S: BackboneSite<T>> MobileNetV2<T, S> {
-    fn each_site(&self) -> impl Iterator<Item = (String, &S)> {
-        let blocks = self.blocks.iter().enumerate();
-        let of_blocks =
-            blocks.flat_map(|(i, block)| block.sites().map(move |(name, site)| (join(&block_path(i), name), site)));
-        let stem = std::iter::once(("stem".to_owned(), &self.stem));
-        stem.chain(of_blocks).chain([("head".to_owned(), &self.head)])
-    }
-}
-
 impl<T: Real, S: BackboneSite<T>> Network<T> for MobileNetV2<T, S> {
     fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {
         let x = run(cx, "stem", &self.stem, x, Activation::Relu6)?;
@@ -221,16 +212,17 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for MobileNetV2<T, S> {
     }
 
     fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
-        self.each_site().map(|(path, site)| (path, site as &dyn Site<T>)).collect()
+        let mut sites = vec![("stem".to_owned(), &self.stem as &dyn Site<T>)];
+        sites.extend(sites_of_blocks(&self.blocks, Bottleneck::sites));
+        sites.push(("head".to_owned(), &self.head));
+        sites
     }
 
     fn layers(&self, mut map: [usize; 2]) -> Result<Vec<LayerCost>> {
         let mut layers = vec![LayerCost::of_site("stem".to_owned(), &self.stem, &mut map)?];
         for (i, block) in self.blocks.iter().enumerate() {
             layers.extend(LayerCost::of_shared(&block_path(i), block.shared.as_ref())?);
-            for (name, site) in block.sites() {
-                layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut map)?);
-            }
+            layers.extend(LayerCost::of_sites(&block_path(i), block.sites(), &mut map)?);
         }
         layers.push(LayerCost::of_site("head".to_owned(), &self.head, &mut map)?);
         layers.push(LayerCost::of_classifier(&self.classifier)?);
@@ -238,10 +230,9 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for MobileNetV2<T, S> {
     }
 
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&block_path(i)));
         Ok(Box::new(MobileNetV2 {
             stem: self.stem.folded_at("stem")?,
-            blocks: blocks.collect::<Result<_, _>>()?,
+            blocks: fold_blocks(&self.blocks, Bottleneck::folded)?,
             head: self.head.folded_at("head")?,
             classifier: self.classifier.clone(),
         }))

@@ -165,6 +165,25 @@ pub(crate) fn plan_blocks<T: Real>(plan: &mut Builder<T>, blocks: &[impl Block<T
     Ok(Some(x))
 }
 
+/// The blocks of a backbone folded one by one, by a function of a block and its path.
+pub(crate) fn fold_blocks<B, F>(
+    blocks: &[B],
+    fold: impl Fn(&B, &str) -> Result<F, NotFoldable>,
+) -> Result<Vec<F>, NotFoldable> {
+    blocks.iter().enumerate().map(|(i, block)| fold(block, &block_path(i))).collect()
+}
+
+/// The sites of the blocks of a backbone, by their names in a block, with their paths.
+pub(crate) fn sites_of_blocks<'a, T: Real, B, S: Site<T> + 'a, I: IntoIterator<Item = (&'static str, &'a S)>>(
+    blocks: &'a [B],
+    sites: impl Fn(&'a B) -> I,
+) -> impl Iterator<Item = (String, &'a dyn Site<T>)> {
+    blocks.iter().enumerate().flat_map(move |(i, block)| {
+        let path = block_path(i);
+        sites(block).into_iter().map(move |(name, site)| (join(&path, name), site as &dyn Site<T>))
+    })
+}
+
 /// Runs the sites of a block beside what they share, which is made of `x`.
 // ANCHOR: sharing
 pub(crate) fn sharing<T: Real>(
@@ -219,6 +238,15 @@ impl LayerCost {
         let (spec, cost) = (site.spec(), site.cost(*map)?);
         *map = spec.output(*map)?;
         Ok(LayerCost { path, what: spec.to_string(), output: vec![spec.cout, map[0], map[1]], cost })
+    }
+
+    /// Of sites in a row below `path`, with an input map of `[H, W]`, which becomes the last one's output map.
+    pub(crate) fn of_sites<'a, T: Real, S: Site<T> + 'a>(
+        path: &str,
+        sites: impl IntoIterator<Item = (&'static str, &'a S)>,
+        map: &mut [usize; 2],
+    ) -> Result<Vec<Self>> {
+        sites.into_iter().map(|(name, site)| Self::of_site(join(path, name), site, map)).collect()
     }
 
     /// Of what the sites of the block at `path` share, if they do.

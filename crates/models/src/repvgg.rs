@@ -23,7 +23,7 @@ use gatefold_layers::{
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 
-use crate::network::{Block, block_path, plan_classifier, plan_sharing, sharing};
+use crate::network::{Block, block_path, fold_blocks, plan_classifier, plan_sharing, sharing};
 use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
 
 /// Output channels of the stages for multipliers of 1; no stem has more than the first.
@@ -233,10 +233,9 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for RepVgg<T, S> {
     }
 
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&block_path(i)));
         Ok(Box::new(RepVgg {
             stem: self.stem.folded("stem")?,
-            blocks: blocks.collect::<Result<_, _>>()?,
+            blocks: fold_blocks(&self.blocks, Layer::folded)?,
             classifier: self.classifier.clone(),
         }))
     }

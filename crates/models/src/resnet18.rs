@@ -16,7 +16,8 @@ use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 
 use crate::network::{
-    Block, MaxPool, block_path, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing,
+    Block, MaxPool, block_path, fold_blocks, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks,
+    sharing, sites_of_blocks,
 };
 use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
 
@@ -158,9 +159,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ResNet18<T, S> {
 
     fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
         let mut sites = vec![("stem".to_owned(), &self.stem as &dyn Site<T>)];
-        for (i, block) in self.blocks.iter().enumerate() {
-            sites.extend(block.sites().map(|(name, site)| (join(&block_path(i), name), site as &dyn Site<T>)));
-        }
+        sites.extend(sites_of_blocks(&self.blocks, BasicBlock::sites));
         sites
     }
 
@@ -182,11 +181,10 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ResNet18<T, S> {
     }
 
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&block_path(i)));
         Ok(Box::new(ResNet18 {
             stem: self.stem.folded_at("stem")?,
             pool: self.pool,
-            blocks: blocks.collect::<Result<_, _>>()?,
+            blocks: fold_blocks(&self.blocks, BasicBlock::folded)?,
             classifier: self.classifier.clone(),
         }))
     }

@@ -19,7 +19,8 @@ use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 
 use crate::network::{
-    Block, MaxPool, block_path, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing,
+    Block, MaxPool, block_path, fold_blocks, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks,
+    sharing, sites_of_blocks,
 };
 use crate::{BackboneSite, LayerCost, Network, NotFoldable, Resolution};
 
@@ -246,9 +247,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ShuffleNetV2<T, S> {
 
     fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
         let mut sites = vec![("stem".to_owned(), &self.stem as &dyn Site<T>)];
-        for (i, block) in self.blocks.iter().enumerate() {
-            sites.extend(block.sites().map(|(name, site)| (join(&block_path(i), name), site as &dyn Site<T>)));
-        }
+        sites.extend(sites_of_blocks(&self.blocks, Unit::sites));
         sites.push(("head".to_owned(), &self.head));
         sites
     }
@@ -261,12 +260,8 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ShuffleNetV2<T, S> {
         for (i, block) in self.blocks.iter().enumerate() {
             layers.extend(LayerCost::of_shared(&block_path(i), block.shared.as_ref())?);
             let mut input = map;
-            for (name, site) in block.left_sites() {
-                layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut input)?);
-            }
-            for (name, site) in block.right_sites() {
-                layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut map)?);
-            }
+            layers.extend(LayerCost::of_sites(&block_path(i), block.left_sites(), &mut input)?);
+            layers.extend(LayerCost::of_sites(&block_path(i), block.right_sites(), &mut map)?);
         }
         layers.push(LayerCost::of_site("head".to_owned(), &self.head, &mut map)?);
         layers.push(LayerCost::of_classifier(&self.classifier)?);
@@ -274,11 +269,10 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for ShuffleNetV2<T, S> {
     }
 
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&block_path(i)));
         Ok(Box::new(ShuffleNetV2 {
             stem: self.stem.folded_at("stem")?,
             pool: self.pool,
-            blocks: blocks.collect::<Result<_, _>>()?,
+            blocks: fold_blocks(&self.blocks, Unit::folded)?,
             head: self.head.folded_at("head")?,
             classifier: self.classifier.clone(),
         }))

@@ -12,7 +12,10 @@ use gatefold_layers::{
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result};
 
-use crate::network::{block_path, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing};
+use crate::network::{
+    block_path, fold_blocks, plan_blocks, plan_classifier, plan_sharing, plan_site, run, run_blocks, sharing,
+    sites_of_blocks,
+};
 use crate::{BackboneSite, LayerCost, Network, NotFoldable, network};
 
 /// Output channels of the stem; the width does not change them.
@@ -114,9 +117,7 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for SmallNet<T, S> {
 
     fn sites(&self) -> Vec<(String, &dyn Site<T>)> {
         let mut sites = vec![("stem".to_owned(), &self.stem as &dyn Site<T>)];
-        for (i, block) in self.blocks.iter().enumerate() {
-            sites.extend(block.sites().map(|(name, site)| (join(&block_path(i), name), site as &dyn Site<T>)));
-        }
+        sites.extend(sites_of_blocks(&self.blocks, Block::sites));
         sites
     }
 
@@ -124,19 +125,16 @@ impl<T: Real, S: BackboneSite<T>> Network<T> for SmallNet<T, S> {
         let mut layers = vec![LayerCost::of_site("stem".to_owned(), &self.stem, &mut map)?];
         for (i, block) in self.blocks.iter().enumerate() {
             layers.extend(LayerCost::of_shared(&block_path(i), block.shared.as_ref())?);
-            for (name, site) in block.sites() {
-                layers.push(LayerCost::of_site(join(&block_path(i), name), site, &mut map)?);
-            }
+            layers.extend(LayerCost::of_sites(&block_path(i), block.sites(), &mut map)?);
         }
         layers.push(LayerCost::of_classifier(&self.classifier)?);
         Ok(layers)
     }
 
     fn fold(&self) -> Result<Box<dyn Network<T>>, NotFoldable> {
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| block.folded(&block_path(i)));
         Ok(Box::new(SmallNet {
             stem: self.stem.folded_at("stem")?,
-            blocks: blocks.collect::<Result<_, _>>()?,
+            blocks: fold_blocks(&self.blocks, Block::folded)?,
             classifier: self.classifier.clone(),
         }))
     }

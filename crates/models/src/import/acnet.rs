@@ -15,8 +15,8 @@
 //! `acb` is where a block stands that a rectifier follows. The stem is a plain convolution in all three: the authors' code
 //! leaves kernels of 7x7 alone.
 
-use super::{DEPLOYED, Found, Layout, Renamed, exchange, numbered, outputs};
-use crate::{Backbone, resnet18};
+use super::{DEPLOYED, Layout, exchange, numbered};
+use crate::resnet18;
 
 pub(super) const RESNET18: Layout = Layout {
     name: "ACNet's ResNet18",
@@ -31,7 +31,7 @@ pub(super) const RESNET18: Layout = Layout {
         () => Some("of the networks with its blocks ResNet18 is read, with a plain convolution as its stem"),
     },
     stem: "stem",
-    network,
+    network: super::resnet18::network,
 };
 
 const ENDS: &[(&str, &str)] = &[
@@ -77,11 +77,6 @@ fn rename(name: &str) -> Option<String> {
         |(theirs, ours): &(&str, &str)| Some(format!("{ours}{}", exchange(rest.strip_prefix(theirs)?, SITE)?));
     let key = exchange(rest, SHORTCUT).or_else(|| SITES.iter().find_map(of_site))?;
     Some(format!("blocks.{block}.{key}"))
-}
-
-fn network(tensors: &Renamed) -> Found {
-    let width = outputs(tensors, "stem").map(|channels| channels as f64 / resnet18::STAGES[0] as f64);
-    Ok((Backbone::ResNet18, width))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! torchvision's `resnet18`: four layers of two blocks, counted by two numbers.
 
-use super::{Layout, Renamed, exchange, numbered, outputs};
+use super::{Found, Layout, Renamed, exchange, numbered, outputs};
 use crate::{Backbone, resnet18};
 
 pub(super) const TORCHVISION: Layout = Layout {
@@ -10,7 +10,7 @@ pub(super) const TORCHVISION: Layout = Layout {
     rename: |_| Box::new(rename),
     refusal: |_| None,
     stem: "stem",
-    network: |tensors| Ok((Backbone::ResNet18, width(tensors))),
+    network,
 };
 
 const ENDS: &[(&str, &str)] = &[("conv1.", "stem.conv."), ("bn1.", "stem.bn."), ("fc.", "classifier.")];
@@ -30,6 +30,8 @@ fn rename(name: &str) -> Option<String> {
     Some(format!("blocks.{block}.{}", exchange(rest, BLOCK)?))
 }
 
-fn width(tensors: &Renamed) -> Option<f64> {
-    Some(outputs(tensors, "stem")? as f64 / resnet18::STAGES[0] as f64)
+/// Of any ResNet18, by its stem.
+pub(super) fn network(tensors: &Renamed) -> Found {
+    let width = outputs(tensors, "stem").map(|channels| channels as f64 / resnet18::STAGES[0] as f64);
+    Ok((Backbone::ResNet18, width))
 }
