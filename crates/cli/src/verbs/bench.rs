@@ -31,7 +31,7 @@ pub struct Args {
     /// The width multipliers, as factors on the channels
     #[arg(long, default_value = "1", value_delimiter = ',', value_name = "FACTOR")]
     width: Vec<f64>,
-    /// The forms in which a multi-layer convolution trains [default: auto]
+    /// The forms in which maconv, mdconv or expandnet train [default: auto]
     #[arg(long, value_delimiter = ',')]
     form: Vec<String>,
     /// train: forward, loss, backward, SGD, statistics; infer: the logits of the folded network
