@@ -19,7 +19,7 @@ use gatefold_layers::{ConvKind, Walk};
 use gatefold_tensor::Real;
 
 use crate::file::{Contents, FileError, Stored};
-use crate::{Backbone, Description, Model};
+use crate::{Backbone, Description, Model, Resolution};
 
 /// The names of one architecture in another library.
 pub struct Layout {
@@ -133,9 +133,15 @@ impl Recognised {
     /// [`FileError::Format`] names every tensor that is missing, or has another shape.
     pub fn into_model<T: Real>(self, description: Description, path: &Path) -> Result<Model<T>, FileError> {
         let format = |message: String| FileError::Format { path: path.to_owned(), message };
+        let [_, h, w] = description.input;
+        let images = match Resolution::of([h, w]) {
+            Resolution::Cifar => "of up to",
+            Resolution::Imagenet => "of more than",
+        };
         let mut model = Model::new(description, 0).map_err(|e| format(format!("it makes no network: {e}")))?;
         let state = self.tensors.iter().map(|(key, value)| (key.clone(), value.to())).collect();
-        model.network.load(&state).map_err(|e| format(format!("its tensors, renamed, do not fit: {e}")))?;
+        let fit = format!("the network for images {images} {} pixels a side, as {h}x{w}", Resolution::CIFAR_SIDE);
+        model.network.load(&state).map_err(|e| format(format!("its tensors, renamed, do not fit {fit}: {e}")))?;
         Ok(model)
     }
 

@@ -232,6 +232,15 @@ fn what_is_no_checkpoint_of_repvgg_is_an_error_that_names_it() {
 }
 
 #[test]
+fn weights_of_the_other_form_are_an_error_that_names_the_form() {
+    let recognised = recognise(state_dict(&golden()["RepVGG-B1g4 x0.25"])).unwrap();
+    let small = description(&recognised, [1, 3, 64, 32]);
+    let error = recognised.into_model::<f32>(small, Path::new("weights")).err().expect("an error").to_string();
+    let form = "do not fit the network for images of up to 64 pixels a side, as 64x32: ";
+    assert!(error.contains(form) && error.contains("blocks.0.identity"), "{error}");
+}
+
+#[test]
 fn what_is_no_checkpoint_of_acnet_is_an_error_that_names_it() {
     let network = "ACNet ResNet18 x0.25, torchvision";
     let says = |error: String, part: &str| assert!(error.contains(part), "`{part}` is missing in: {error}");
