@@ -9,6 +9,7 @@
 //! tensors like any other.
 
 mod aligned;
+mod compiled;
 mod error;
 pub mod kernels;
 pub mod parallel;

@@ -109,10 +109,12 @@ macro_rules! dispatch {
             fn dispatch<K: Kernel<$t>>(kernel: K) -> K::Output {
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
                 {
+                    #[inline(never)]
                     #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")]
                     fn with_avx512<K: Kernel<$t>>(kernel: K) -> K::Output {
                         kernel.run::<x86::$wide>()
                     }
+                    #[inline(never)]
                     #[target_feature(enable = "avx2,fma")]
                     fn with_avx2<K: Kernel<$t>>(kernel: K) -> K::Output {
                         kernel.run::<x86::$narrow>()
@@ -125,7 +127,11 @@ macro_rules! dispatch {
                         Level::Portable => {}
                     }
                 }
-                kernel.run::<Portable<$t>>()
+                #[inline(never)]
+                fn portable<K: Kernel<$t>>(kernel: K) -> K::Output {
+                    kernel.run::<Portable<$t>>()
+                }
+                portable(kernel)
             }
         }
     };

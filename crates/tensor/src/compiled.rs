@@ -1,0 +1,36 @@
+//! The vectorised kernels of both element types, compiled here and only here.
+//!
+//! A generic function is compiled in every crate that calls it, unless it is never inlined and a crate below has compiled
+//! it already. Of [`dispatch`](crate::simd::dispatch) that holds, for every kernel that is reached from this list; a
+//! kernel that is missed works as well, but each program and each test pays for it.
+
+use crate::Real;
+use crate::kernels::conv::{conv2d_pending, conv2d_pending_backward};
+use crate::kernels::folded::{folded_backward, folded_forward, sample_moments, sample_moments_backward};
+use crate::kernels::pending::{self, MaskedGrad, Pending, PendingGrad};
+use crate::plan::Plan;
+
+/// Everything that dispatches.
+fn ops<T: Real>() -> [*const (); 16] {
+    [
+        conv2d_pending::<T> as *const (),
+        conv2d_pending_backward::<T> as *const (),
+        sample_moments::<T> as *const (),
+        sample_moments_backward::<T> as *const (),
+        folded_forward::<T> as *const (),
+        folded_backward::<T> as *const (),
+        pending::sum::<T> as *const (),
+        pending::gate::<T> as *const (),
+        pending::gate_backward::<T> as *const (),
+        pending::global_avg_pool::<T> as *const (),
+        pending::global_avg_pool_backward::<T> as *const (),
+        Pending::<T>::make as *const (),
+        PendingGrad::<T>::make as *const (),
+        MaskedGrad::<T>::of as *const (),
+        MaskedGrad::<T>::add as *const (),
+        Plan::<T>::run as *const (),
+    ]
+}
+
+#[used]
+static OPS: [fn() -> [*const (); 16]; 2] = [ops::<f32>, ops::<f64>];
