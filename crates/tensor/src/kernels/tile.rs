@@ -109,7 +109,7 @@ impl<T: Real> Product<T> {
             let left = self.columns - column;
             // SAFETY: the caller's promise.
             unsafe {
-                if V::REGISTERS >= 32 && left > V::LANES {
+                if left > V::LANES {
                     self.columns_from::<V, 2>(column, chunks);
                     column += 2 * V::LANES;
                 } else {
@@ -124,6 +124,7 @@ impl<T: Real> Product<T> {
     unsafe fn columns_from<V: Vector<T>, const NV: usize>(&self, column: usize, chunks: &[Chunk<T>]) {
         // As many accumulators as there are registers for; what is left over goes in ever smaller tiles.
         let wide = V::REGISTERS >= 32 && NV == 1;
+        let narrow = V::REGISTERS < 32 && NV == 2;
         let mut row = 0;
         while row < self.rows {
             let left = self.rows - row;
@@ -135,12 +136,19 @@ impl<T: Real> Product<T> {
                 } else if wide && left == 9 {
                     self.tile::<V, 9, NV>(row, column, chunks); // a row of patches of three channels
                     row += 9;
-                } else if left >= 8 {
+                // Of sixteen registers six rows of two fill twelve; one row or two that are left over would fill few.
+                } else if narrow && left >= 6 && !matches!(left % 6, 1 | 2) {
+                    self.tile::<V, 6, NV>(row, column, chunks);
+                    row += 6;
+                } else if !narrow && left >= 8 {
                     self.tile::<V, 8, NV>(row, column, chunks);
                     row += 8;
                 } else if left >= 4 {
                     self.tile::<V, 4, NV>(row, column, chunks);
                     row += 4;
+                } else if narrow && left == 3 {
+                    self.tile::<V, 3, NV>(row, column, chunks);
+                    row += 3;
                 } else if left >= 2 {
                     self.tile::<V, 2, NV>(row, column, chunks);
                     row += 2;
