@@ -301,3 +301,74 @@ pub(crate) fn panel<T: Real>(w: &[T], c: usize) -> Aligned<T> {
     panel.chunks_exact_mut(row).zip(w.chunks_exact(c)).for_each(|(p, w)| p[..c].copy_from_slice(w));
     panel
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Kernel, Portable, dispatch};
+
+    /// A product of two chunks with all its ways to start, held against its definition.
+    struct Check {
+        rows: usize,
+        columns: usize,
+    }
+
+    /// Small whole numbers: their products and sums are exact, so that a tile makes the same bits as any loop.
+    fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7 + seed) % 11) as f32 - 5.0).collect()
+    }
+
+    impl Kernel<f32> for Check {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<V: Vector<f32>>(self) {
+            const K: [usize; 2] = [3, 5];
+            let Check { rows, columns } = self;
+            let [a_row, b_row] = [K[0] + K[1], panel_row(columns)];
+            let (a, b) = (numbers(rows * a_row, 1), panel(&numbers((K[0] + K[1]) * columns, 2), columns));
+            let (bias, old) = (panel(&numbers(columns, 3), columns), numbers(rows * columns, 4));
+            let chunks =
+                [(0, K[0]), (K[0], K[1])].map(|(at, k)| Chunk { a: a[at..].as_ptr(), b: b[at * b_row..].as_ptr(), k });
+            for start in [Start::Zero, Start::Bias(bias.as_ptr()), Start::Output] {
+                for rectifier in [Rectifier::Identity, Rectifier::Relu] {
+                    let mut out = old.clone();
+                    let product = Product {
+                        rows,
+                        columns,
+                        a_row,
+                        a_step: 1,
+                        b_row,
+                        start,
+                        out: out.as_mut_ptr(),
+                        out_row: columns,
+                        rectifier,
+                    };
+                    // SAFETY: `a` and `out` hold the rows, the panels whole vectors.
+                    unsafe { product.run::<V>(&chunks) };
+                    for (at, out) in out.into_iter().enumerate() {
+                        let (r, o) = (at / columns, at % columns);
+                        let first = match start {
+                            Start::Zero => 0.0,
+                            Start::Bias(_) => bias[o],
+                            Start::Output => old[at],
+                        };
+                        let sum: f32 = (0..a_row).map(|k| a[r * a_row + k] * b[k * b_row + o]).sum();
+                        let expected = if rectifier == Rectifier::Relu { (first + sum).max(0.0) } else { first + sum };
+                        assert_eq!(out, expected, "{rows} x {columns}, element {r}, {o}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_height_and_width_of_a_product_is_its_definition() {
+        for rows in 1..=26 {
+            for columns in [1, 4, 5, 8, 9, 16, 17, 24, 33, 40] {
+                dispatch(Check { rows, columns });
+                Check { rows, columns }.run::<Portable<f32>>(); // with sixteen registers on every processor
+            }
+        }
+    }
+}
