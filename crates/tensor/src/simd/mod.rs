@@ -107,6 +107,7 @@ macro_rules! dispatch {
     ($t:ty, $wide:ident, $narrow:ident) => {
         impl Dispatch for $t {
             fn dispatch<K: Kernel<$t>>(kernel: K) -> K::Output {
+                // Never inlined: see `compiled`.
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
                 {
                     #[inline(never)]
