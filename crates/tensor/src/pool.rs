@@ -3,9 +3,9 @@
 //! A training step makes the same maps again and again. Asking the system for them each time costs more than computing
 //! them, because fresh pages must be cleared and mapped one by one.
 
-#![allow(unsafe_code, reason = "large buffers are allocated by alignment and given to the system as huge pages")]
+#![allow(unsafe_code, reason = "buffers are allocated by alignment, large ones given to the system as huge pages")]
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,26 +18,25 @@ const SMALLEST: usize = 1 << 12;
 /// A huge page. Maps of several megabytes on ordinary pages cost a miss of the address cache every few rows.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// A run of elements: a vector from outside, or one of the pool's own on huge pages.
+/// Bytes of a line of the cache. A vector that does not start where a line does lies in two of them.
+const LINE: usize = 64;
+
+/// A run of elements: a vector from outside, or a block of the pool's own.
 pub(crate) enum Memory<T> {
     Vector(Vec<T>),
-    Huge(Huge<T>),
+    Block(Block<T>),
 }
 
 impl<T: Real> Memory<T> {
     fn new(len: usize) -> Self {
-        if len * size_of::<T>() < HUGE_PAGE {
-            Memory::Vector(vec![T::zero(); len])
-        } else {
-            Memory::Huge(Huge::new(len))
-        }
+        if len == 0 { Memory::Vector(Vec::new()) } else { Memory::Block(Block::new(len)) }
     }
 
     pub fn as_slice(&self) -> &[T] {
         match self {
             Memory::Vector(vector) => vector,
             // SAFETY: `len` elements were allocated and written.
-            Memory::Huge(huge) => unsafe { std::slice::from_raw_parts(huge.at.as_ptr(), huge.len) },
+            Memory::Block(block) => unsafe { std::slice::from_raw_parts(block.at.as_ptr(), block.len) },
         }
     }
 
@@ -45,7 +44,7 @@ impl<T: Real> Memory<T> {
         match self {
             Memory::Vector(vector) => vector,
             // SAFETY: `len` elements were allocated and written, and nobody else has them.
-            Memory::Huge(huge) => unsafe { std::slice::from_raw_parts_mut(huge.at.as_ptr(), huge.len) },
+            Memory::Block(block) => unsafe { std::slice::from_raw_parts_mut(block.at.as_ptr(), block.len) },
         }
     }
 
@@ -54,41 +53,46 @@ impl<T: Real> Memory<T> {
     }
 }
 
-/// Elements on whole huge pages.
-pub(crate) struct Huge<T> {
+/// Elements on whole lines of the cache, many of them on whole huge pages.
+pub(crate) struct Block<T> {
     at: NonNull<T>,
     len: usize,
 }
 
 // SAFETY: it owns its elements, as a `Vec` does.
-unsafe impl<T: Send> Send for Huge<T> {}
+unsafe impl<T: Send> Send for Block<T> {}
 // SAFETY: shared access only reads.
-unsafe impl<T: Sync> Sync for Huge<T> {}
+unsafe impl<T: Sync> Sync for Block<T> {}
 
-impl<T: Real> Huge<T> {
+impl<T> Block<T> {
     fn layout(len: usize) -> Layout {
-        let bytes = (len * size_of::<T>()).next_multiple_of(HUGE_PAGE);
-        Layout::from_size_align(bytes, HUGE_PAGE).expect("a tensor's size fits the address space")
+        let bytes = len * size_of::<T>();
+        let unit = if bytes < HUGE_PAGE { LINE } else { HUGE_PAGE };
+        Layout::from_size_align(bytes.next_multiple_of(unit), unit).expect("a tensor's size fits the address space")
     }
 
+    /// `len > 0` zeros.
     fn new(len: usize) -> Self {
         let layout = Self::layout(len);
-        // SAFETY: the size is not zero; every element is written before it is read; the advice changes no contents.
+        // SAFETY: the size is not zero; every element is written before it is read, and zero bytes are the number zero;
+        // the advice changes no contents.
         unsafe {
-            let Some(at) = NonNull::new(alloc(layout).cast::<T>()) else { handle_alloc_error(layout) };
-            #[cfg(all(target_os = "linux", not(miri)))]
-            libc::madvise(at.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE);
-            at.as_ptr().write_bytes(0, len); // zero bytes are the number zero
-            Huge { at, len }
+            let memory = if layout.align() == HUGE_PAGE { alloc(layout) } else { alloc_zeroed(layout) };
+            let Some(at) = NonNull::new(memory.cast::<T>()) else { handle_alloc_error(layout) };
+            if layout.align() == HUGE_PAGE {
+                #[cfg(all(target_os = "linux", not(miri)))]
+                libc::madvise(at.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE);
+                at.as_ptr().write_bytes(0, len);
+            }
+            Block { at, len }
         }
     }
 }
 
-impl<T> Drop for Huge<T> {
+impl<T> Drop for Block<T> {
     fn drop(&mut self) {
-        let bytes = (self.len * size_of::<T>()).next_multiple_of(HUGE_PAGE);
         // SAFETY: allocated with the same layout, and elements are plain numbers.
-        unsafe { dealloc(self.at.as_ptr().cast(), Layout::from_size_align_unchecked(bytes, HUGE_PAGE)) };
+        unsafe { dealloc(self.at.as_ptr().cast(), Self::layout(self.len)) };
     }
 }
 
@@ -213,11 +217,19 @@ mod tests {
     #[test]
     fn large_buffers_lie_on_whole_huge_pages() {
         let mut memory = Memory::<f64>::new(1_000_003);
-        assert!(matches!(memory, Memory::Huge(_)));
         assert_eq!(memory.as_slice().as_ptr() as usize % HUGE_PAGE, 0);
         assert!(memory.as_slice().iter().all(|&v| v == 0.0));
         memory.as_mut_slice()[1_000_002] = 1.0;
         assert_eq!((memory.len(), memory.as_slice()[1_000_002]), (1_000_003, 1.0));
+    }
+
+    #[test]
+    fn every_buffer_starts_at_a_line() {
+        for len in [1, 15, 100, 10_000, 200_000] {
+            let memory = Memory::<f32>::new(len);
+            assert_eq!((memory.as_slice().as_ptr() as usize % LINE, memory.len()), (0, len));
+            assert!(memory.as_slice().iter().all(|&v| v == 0.0));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The kernels, forward and backward, one topic a file.
 
 pub mod activation;
+mod ahead;
 pub mod batch_norm;
 pub mod broadcast;
 pub mod compose;

@@ -21,32 +21,13 @@ pub(crate) use grad::{GradLoader, total};
 pub use grad::{MaskedGrad, NormGrads, PendingGrad, Through};
 pub use join::{gate, gate_backward, global_avg_pool, global_avg_pool_backward, sum};
 
+use super::ahead::Stretch;
 use super::batch_norm::BatchStats;
 use super::moments::Sums;
 use super::tile::{lanes, store_lanes};
 use crate::parallel::split;
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
-
-/// Elements that a load is at least ahead of itself: maps come from beyond the second cache, and blocks are too short for
-/// the processor to see where they lead.
-const AHEAD: usize = 1024;
-
-/// What a load of `data` asks for beside its vectors, one after the other: the memory two blocks on. A block is walked
-/// channels outside, pixels inside, so its own order would ask for most of it too late.
-#[inline(always)]
-fn beyond<T>(data: &[T]) -> *const T {
-    data.as_ptr().wrapping_add(AHEAD.max(2 * data.len()))
-}
-
-/// Copies `from` to the beginning of `to`.
-#[inline(always)]
-fn copy<T: Real, V: Vector<T>>(from: &[T], to: &mut [T]) {
-    for at in (0..from.len()).step_by(64 / size_of::<T>()) {
-        V::prefetch(beyond(from).wrapping_add(at));
-    }
-    to[..from.len()].copy_from_slice(from);
-}
 
 /// The rectifier of a pending map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,7 +156,7 @@ impl<T: Real> Kernel<T> for Make<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
         let c = self.loader.c;
-        self.loader.load::<V>(self.first, self.out.len() / c, None, self.out, c);
+        self.loader.load_asking::<V>(self.first, self.out.len() / c, self.out);
     }
 }
 
@@ -198,33 +179,60 @@ impl<'a, T: Real> Loader<'a, T> {
         self.norm.is_none().then(|| &self.data[first * self.c..(first + pixels) * self.c])
     }
 
+    /// What a load two blocks after these pixels will read.
+    #[inline(always)]
+    pub fn ahead(&self, first: usize, pixels: usize) -> Stretch<T> {
+        Stretch::beyond(&self.data[first * self.c..(first + pixels) * self.c])
+    }
+
+    /// [`load`](Self::load) where nobody else asks for memory [`ahead`](Self::ahead): it does, vector by vector.
+    #[inline(always)]
+    pub fn load_asking<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]) {
+        self.load_with::<V, true>(first, pixels, None, out, self.c);
+    }
+
     /// Makes `pixels` pixels, the rows `stride ≥ C` apart in `out`; a vector that C does not fill is filled with zeros as
     /// far as the stride goes. `minus [C]` is subtracted at the end.
     // ANCHOR: load
     #[inline(always)]
     pub fn load<V: Vector<T>>(&self, first: usize, pixels: usize, minus: Option<&[T]>, out: &mut [T], stride: usize) {
+        self.load_with::<V, false>(first, pixels, minus, out, stride);
+    }
+
+    #[inline(always)]
+    fn load_with<V: Vector<T>, const ASKS: bool>(
+        &self,
+        first: usize,
+        pixels: usize,
+        minus: Option<&[T]>,
+        out: &mut [T],
+        stride: usize,
+    ) {
         let c = self.c;
         let data = &self.data[first * c..(first + pixels) * c];
         let width = c.next_multiple_of(V::LANES).min(stride);
         assert!(stride >= c && out.len() + stride >= pixels * stride + width && minus.is_none_or(|m| m.len() == c));
         if self.norm.is_none() && minus.is_none() && stride == c {
-            return copy::<T, V>(data, out);
+            if ASKS {
+                self.ahead(first, pixels).ask_to_read::<V>();
+            }
+            return out[..data.len()].copy_from_slice(data);
         }
         for at in (0..c).step_by(V::LANES) {
             let lanes = Lanes { at, read: V::LANES.min(c - at), write: V::LANES.min(width - at) };
             // SAFETY: the slices hold `pixels` rows of C and of `width` elements.
             unsafe {
                 if (lanes.read, lanes.write) == (V::LANES, V::LANES) {
-                    self.load_lanes::<V, true>(data, lanes, minus, out, stride, pixels);
+                    self.load_lanes::<V, true, ASKS>(data, lanes, minus, out, stride, pixels);
                 } else {
-                    self.load_lanes::<V, false>(data, lanes, minus, out, stride, pixels);
+                    self.load_lanes::<V, false, ASKS>(data, lanes, minus, out, stride, pixels);
                 }
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn load_lanes<V: Vector<T>, const FULL: bool>(
+    unsafe fn load_lanes<V: Vector<T>, const FULL: bool, const ASKS: bool>(
         &self,
         data: &[T],
         Lanes { at, read, write }: Lanes,
@@ -236,13 +244,19 @@ impl<'a, T: Real> Loader<'a, T> {
         // SAFETY: the caller has checked the extents.
         unsafe {
             let (c, from, to) = (self.c, data.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
-            let beyond = beyond(data).wrapping_add(at * pixels);
+            // A block is walked channels outside, pixels inside: its own order would ask for most of it too late.
+            let ahead = Stretch::beyond(data);
+            let ask = |i: usize| {
+                if ASKS {
+                    V::prefetch(ahead.element(at * pixels + i * V::LANES));
+                }
+            };
             let vector = |of: &[T]| lanes::<T, V, FULL>(of.as_ptr().wrapping_add(at), read);
             let zero = V::splat(T::zero());
             let minus = minus.map_or(zero, vector);
             let Some([mean, scale, shift]) = self.norm.map(|norm| norm.map(vector)) else {
                 for i in 0..pixels {
-                    V::prefetch(beyond.wrapping_add(i * V::LANES));
+                    ask(i);
                     let x = lanes::<T, V, FULL>(from.wrapping_add(i * c), read).sub(minus);
                     store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
                 }
@@ -250,7 +264,7 @@ impl<'a, T: Real> Loader<'a, T> {
             };
             let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
             for i in 0..pixels {
-                V::prefetch(beyond.wrapping_add(i * V::LANES));
+                ask(i);
                 let z = lanes::<T, V, FULL>(from.wrapping_add(i * c), read);
                 let x = z.sub(mean).mul_add(scale, shift).max(low).min(high).sub(minus);
                 store_lanes::<T, V, FULL>(x, to.add(i * stride), write);

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "the operands of a tile are raw pointers, checked by the callers")]
 
+use super::ahead::Ahead;
 use super::pending::Rectifier;
 use super::transpose::transpose;
 use crate::Real;
@@ -104,16 +105,37 @@ impl<T: Real> Product<T> {
     // ANCHOR: product
     #[inline(always)]
     pub unsafe fn run<V: Vector<T>>(&self, chunks: &[Chunk<T>]) {
+        // SAFETY: the caller's promise.
+        unsafe { self.run_asking::<V, 0, 0>(chunks, Ahead::NOTHING) }
+    }
+
+    /// How many steps a product of `k` terms takes, about.
+    #[inline(always)]
+    pub fn steps<V: Vector<T>>(&self, k: usize) -> usize {
+        let vectors = self.rows * self.columns.div_ceil(V::LANES);
+        k * vectors.div_ceil(V::REGISTERS / 2)
+    }
+
+    /// [`run`](Self::run), asking for memory at each step.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    #[inline(always)]
+    pub unsafe fn run_asking<V: Vector<T>, const AR: usize, const AW: usize>(
+        &self,
+        chunks: &[Chunk<T>],
+        mut ahead: Ahead<T, AR, AW>,
+    ) {
         let mut column = 0;
         while column < self.columns {
             let left = self.columns - column;
             // SAFETY: the caller's promise.
             unsafe {
                 if left > V::LANES {
-                    self.columns_from::<V, 2>(column, chunks);
+                    self.columns_from::<V, 2, AR, AW>(column, chunks, &mut ahead);
                     column += 2 * V::LANES;
                 } else {
-                    self.columns_from::<V, 1>(column, chunks);
+                    self.columns_from::<V, 1, AR, AW>(column, chunks, &mut ahead);
                     column += V::LANES;
                 }
             }
@@ -121,7 +143,12 @@ impl<T: Real> Product<T> {
     }
 
     #[inline(always)]
-    unsafe fn columns_from<V: Vector<T>, const NV: usize>(&self, column: usize, chunks: &[Chunk<T>]) {
+    unsafe fn columns_from<V: Vector<T>, const NV: usize, const AR: usize, const AW: usize>(
+        &self,
+        column: usize,
+        chunks: &[Chunk<T>],
+        ahead: &mut Ahead<T, AR, AW>,
+    ) {
         // As many accumulators as there are registers for; what is left over goes in ever smaller tiles.
         let wide = V::REGISTERS >= 32 && NV == 1;
         let narrow = V::REGISTERS < 32 && NV == 2;
@@ -131,29 +158,29 @@ impl<T: Real> Product<T> {
             // SAFETY: the caller's promise.
             unsafe {
                 if wide && left >= 16 {
-                    self.tile::<V, 16, NV>(row, column, chunks);
+                    self.tile::<V, 16, NV, AR, AW>(row, column, chunks, ahead);
                     row += 16;
                 } else if wide && left == 9 {
-                    self.tile::<V, 9, NV>(row, column, chunks); // a row of patches of three channels
+                    self.tile::<V, 9, NV, AR, AW>(row, column, chunks, ahead); // a row of patches of three channels
                     row += 9;
                 // Of sixteen registers six rows of two fill twelve; one row or two that are left over would fill few.
                 } else if narrow && left >= 6 && !matches!(left % 6, 1 | 2) {
-                    self.tile::<V, 6, NV>(row, column, chunks);
+                    self.tile::<V, 6, NV, AR, AW>(row, column, chunks, ahead);
                     row += 6;
                 } else if !narrow && left >= 8 {
-                    self.tile::<V, 8, NV>(row, column, chunks);
+                    self.tile::<V, 8, NV, AR, AW>(row, column, chunks, ahead);
                     row += 8;
                 } else if left >= 4 {
-                    self.tile::<V, 4, NV>(row, column, chunks);
+                    self.tile::<V, 4, NV, AR, AW>(row, column, chunks, ahead);
                     row += 4;
                 } else if narrow && left == 3 {
-                    self.tile::<V, 3, NV>(row, column, chunks);
+                    self.tile::<V, 3, NV, AR, AW>(row, column, chunks, ahead);
                     row += 3;
                 } else if left >= 2 {
-                    self.tile::<V, 2, NV>(row, column, chunks);
+                    self.tile::<V, 2, NV, AR, AW>(row, column, chunks, ahead);
                     row += 2;
                 } else {
-                    self.tile::<V, 1, NV>(row, column, chunks);
+                    self.tile::<V, 1, NV, AR, AW>(row, column, chunks, ahead);
                     row += 1;
                 }
             }
@@ -162,11 +189,12 @@ impl<T: Real> Product<T> {
 
     /// R x NV vectors of the output.
     #[inline(always)]
-    unsafe fn tile<V: Vector<T>, const R: usize, const NV: usize>(
+    unsafe fn tile<V: Vector<T>, const R: usize, const NV: usize, const AR: usize, const AW: usize>(
         &self,
         row: usize,
         column: usize,
         chunks: &[Chunk<T>],
+        ahead: &mut Ahead<T, AR, AW>,
     ) {
         let width = |v: usize| V::LANES.min(self.columns - column - v * V::LANES);
         let mut sums = [[V::splat(T::zero()); NV]; R];
@@ -187,6 +215,7 @@ impl<T: Real> Product<T> {
                 for _ in 0..chunk.k {
                     let panel: [V; NV] = std::array::from_fn(|v| V::load(b.add(v * V::LANES)));
                     let mut rows = a;
+                    ahead.ask::<V>();
                     for r in 0..R {
                         if r > 0 && r % 4 == 0 {
                             rows = opaque(rows.wrapping_add(4 * self.a_row));
@@ -262,16 +291,6 @@ pub(crate) fn add_rows<T: Real, V: Vector<T>>(sums: &mut [T], rows: &[T]) {
             }
             sum[0].add(sum[1]).store(sums.as_mut_ptr().add(at));
         }
-    }
-}
-
-/// Asks for the memory behind `out` that the next block of as many elements will be written to: a store to a map that
-/// lies beyond the second cache waits for its line otherwise.
-#[inline(always)]
-pub(crate) fn prefetch_after<T: Real, V: Vector<T>>(out: &[T]) {
-    let end = out.as_ptr_range().end;
-    for at in (0..out.len()).step_by(64 / size_of::<T>()) {
-        V::prefetch_write(end.wrapping_add(at));
     }
 }
 

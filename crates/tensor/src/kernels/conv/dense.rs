@@ -11,9 +11,10 @@ use super::window::{Rows, Window};
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
 use crate::aligned::Aligned;
+use crate::kernels::ahead::{Ahead, Stretch};
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::{GradLoader, Loader, Rectifier};
-use crate::kernels::tile::{Chunk, Product, Start, panel_row, prefetch_after};
+use crate::kernels::tile::{Chunk, Product, Start, panel_row};
 use crate::simd::{Kernel, Vector};
 
 /// Whether (conv.3) is a convolution of the same kind: [`turned`] says which.
@@ -62,10 +63,11 @@ fn parts<T: Real, V: Vector<T>, R: Rows<T>>(
     parts: &mut Vec<(*const T, usize)>,
 ) -> usize {
     let d = s.geo.dilation[1];
+    let (n, i) = (row / s.oh, row % s.oh);
     parts.clear();
     for u in 0..s.kh {
-        let Some(h) = s.row_under(row % s.oh, u) else { continue };
-        let line = window.row::<V>(row / s.oh * s.h + h);
+        let Some(h) = s.row_under(i, u) else { continue };
+        let line = window.row::<V>(n * s.h + h);
         if d == 1 {
             parts.push((line, u * s.kw * s.c)); // the taps of a row lie side by side
         } else {
@@ -95,7 +97,6 @@ impl<'a, T: Real, R: Rows<T>> Slide<'a, T, R> {
     fn row<V: Vector<T>>(&mut self, row: usize, panel: &[T], start: Start<T>, rectifier: Rectifier, y: &mut [T]) {
         let s = self.s;
         let k = parts::<T, V, R>(s, &mut self.window, row, &mut self.parts);
-        prefetch_after::<T, V>(y);
         self.chunks.clear();
         for &(a, at) in &self.parts {
             self.chunks.push(Chunk { a, b: panel[at * panel_row(s.o)..].as_ptr(), k });
@@ -111,8 +112,9 @@ impl<'a, T: Real, R: Rows<T>> Slide<'a, T, R> {
             out_row: s.o,
             rectifier,
         };
+        let ahead = Ahead::new(product.steps::<V>(k * self.chunks.len().max(1)), [], [Stretch::after(y)]);
         // SAFETY: every patch lies inside its padded rows, `y` holds a row of the output.
-        unsafe { product.run::<V>(&self.chunks) };
+        unsafe { product.run_asking::<V, 0, 1>(&self.chunks, ahead) };
     }
     // ANCHOR_END: slide
 }
@@ -182,6 +184,7 @@ fn grad_w<T: Real, V: Vector<T>>(
             dz = Aligned::zeros(block.len() * s.ow * o_row);
         }
         dy.load::<V>(block.start * s.ow, block.len() * s.ow, &mut dz, o_row);
+        let ahead = dy.ahead(block.start * s.ow, block.len() * s.ow);
         for u in 0..s.kh {
             for v in 0..parts {
                 chunks.clear();
@@ -201,9 +204,11 @@ fn grad_w<T: Real, V: Vector<T>>(
                     out_row: o_row,
                     rectifier: Rectifier::Identity,
                 };
+                let reads = ahead.map(|stretch| stretch.part(u * parts + v, s.kh * parts));
+                let ahead = Ahead::new(product.steps::<V>(block.len() * s.ow), reads, []);
                 // SAFETY: every patch lies inside its padded rows, which the window holds for the whole block; `dz` holds
                 // the block, `dw` the rows of the panel.
-                unsafe { product.run::<V>(&chunks) };
+                unsafe { product.run_asking::<V, 2, 0>(&chunks, ahead) };
             }
         }
     }

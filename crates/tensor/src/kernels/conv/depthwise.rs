@@ -8,9 +8,10 @@ use super::window::Window;
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
 use crate::aligned::Aligned;
+use crate::kernels::ahead::Stretch;
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::{GradLoader, Loader, Rectifier};
-use crate::kernels::tile::{lanes, prefetch_after, store_lanes};
+use crate::kernels::tile::{lanes, store_lanes};
 use crate::simd::{Kernel, Vector};
 
 /// Kernels `[C, kh·kw]` turned to `[kh·kw, C]`: a tap becomes a vector.
@@ -121,12 +122,12 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
         let mut moments = RowMoments::none(c);
         let mut window = input_window(s, x);
         let mut taps = Vec::with_capacity(s.kh * s.kw);
-        for (row, y) in rows.zip(y.chunks_exact_mut(s.ow * c)) {
-            let n = row / s.oh;
-            prefetch_after::<T, V>(y);
+        let images = (rows.start / s.oh..).flat_map(|n| (0..s.oh).map(move |i| (n, i)));
+        for ((n, i), y) in images.skip(rows.start % s.oh).zip(y.chunks_exact_mut(s.ow * c)) {
+            Stretch::after(y).ask_to_write::<V>();
             taps.clear();
             for u in 0..s.kh {
-                let Some(h) = s.row_under(row % s.oh, u) else { continue };
+                let Some(h) = s.row_under(i, u) else { continue };
                 let line = window.row::<V>(n * s.h + h);
                 let w = &w[u * s.kw * c..][..s.kw * c];
                 for v in 0..s.kw {
@@ -156,7 +157,7 @@ fn input_window<'a, T: Real, R: super::window::Rows<T>>(s: &Sizes, x: &'a R) -> 
     Window::new(x, s.w, [s.geo.padding[1]; 2], (s.kh - 1) * s.geo.dilation[0] + 1)
 }
 
-/// (conv.2) and (conv.3) for some images.
+/// (conv.2) and (conv.3) for some images, row by row: what the input and the gradient are made to serves both.
 pub(super) struct Backward<'a, T: Real>(pub BackwardTask<'a, T>);
 
 impl<T: Real> Kernel<T> for Backward<'_, T> {
@@ -166,44 +167,57 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
     fn run<V: Vector<T>>(self) -> Sums {
         let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
         let mut sums = Sums::zeros(s.c);
-        for n in images.clone() {
-            let at = n - images.start;
-            if let Some(dw) = &mut dw {
-                grad_w::<T, V>(s, x, dy, n, dw);
-            }
-            if let Some(dx) = &mut dx {
-                let dx = &mut dx[at * s.h * s.w * s.c..][..s.h * s.w * s.c];
-                grad_x::<T, V>(s, x, dy, w, n, dx, &mut sums);
+        let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));
+        let image = s.h * s.w * s.c;
+        for (at, n) in images.enumerate() {
+            let mut dx = dx.as_deref_mut().map(|dx| dx[at * image..][..image].chunks_exact_mut(s.w * s.c));
+            let mut done = 0;
+            for h in 0..=s.h {
+                let dx = dx.as_mut().and_then(|rows| rows.next());
+                // The output rows that have come into reach of row h; behind the last one, and without `dx`, all.
+                let reached = if dx.is_some() { s.oh.min((h + s.geo.padding[0]) / s.geo.stride[0] + 1) } else { s.oh };
+                if let Some(dw) = &mut dw {
+                    for i in done..reached {
+                        row_grad_w::<T, V>(s, &mut rows, columns.row::<V>(n * s.oh + i), n, i, dw);
+                    }
+                }
+                done = done.max(reached);
+                let Some(dx) = dx else { break };
+                Stretch::after(dx).ask_to_write::<V>();
+                row_grad_x::<T, V>(s, &mut columns, w, n, h, dx);
+                x.finish::<V>((n * s.h + h) * s.w, dx, &mut sums);
             }
         }
         sums
     }
 }
 
-/// (conv.2) of image `n`, added to the tap-major `dw`.
+/// (conv.2) of row `i` of image `n`, whose gradient is `dz`, added to the tap-major `dw`.
 #[inline(always)]
-fn grad_w<T: Real, V: Vector<T>>(s: &Sizes, x: &Loader<'_, T>, dy: &GradLoader<'_, T>, n: usize, dw: &mut [T]) {
+fn row_grad_w<T: Real, V: Vector<T>>(
+    s: &Sizes,
+    rows: &mut Window<'_, T, Loader<'_, T>>,
+    dz: *const T,
+    n: usize,
+    i: usize,
+    dw: &mut [T],
+) {
     let (c, d) = (s.c, s.geo.dilation[1]);
-    let mut window = input_window(s, x);
-    let mut dz = Aligned::zeros(s.ow * c);
-    for i in 0..s.oh {
-        dy.load::<V>((n * s.oh + i) * s.ow, s.ow, &mut dz, c);
-        for u in 0..s.kh {
-            let Some(h) = s.row_under(i, u) else { continue };
-            let line = window.row::<V>(n * s.h + h);
-            let mut v = 0;
-            while v < s.kw {
-                let dw = dw[(u * s.kw + v) * c..].as_mut_ptr();
-                let line = line.wrapping_add(v * d * c);
-                // SAFETY: every patch lies inside its padded row, `dz` holds a row, `dw` the taps from `v` on.
-                unsafe {
-                    if v + 3 <= s.kw {
-                        row_grad_w::<T, V, 3>(s, line, &dz, dw);
-                        v += 3;
-                    } else {
-                        row_grad_w::<T, V, 1>(s, line, &dz, dw);
-                        v += 1;
-                    }
+    for u in 0..s.kh {
+        let Some(h) = s.row_under(i, u) else { continue };
+        let line = rows.row::<V>(n * s.h + h);
+        let mut v = 0;
+        while v < s.kw {
+            let dw = dw[(u * s.kw + v) * c..].as_mut_ptr();
+            let line = line.wrapping_add(v * d * c);
+            // SAFETY: every patch lies inside its padded row, `dz` is a row, `dw` holds the taps from `v` on.
+            unsafe {
+                if v + 3 <= s.kw {
+                    taps_grad_w::<T, V, 3>(s, line, dz, dw);
+                    v += 3;
+                } else {
+                    taps_grad_w::<T, V, 1>(s, line, dz, dw);
+                    v += 1;
                 }
             }
         }
@@ -213,9 +227,9 @@ fn grad_w<T: Real, V: Vector<T>>(s: &Sizes, x: &Loader<'_, T>, dy: &GradLoader<'
 /// One row's part of the gradients of TAPS taps side by side.
 ///
 /// # Safety
-/// `line` must reach every patch of the row, `dw` TAPS vectors of C.
+/// `line` must reach every patch of the row, `dz` hold the row, `dw` TAPS vectors of C.
 #[inline(always)]
-unsafe fn row_grad_w<T: Real, V: Vector<T>, const TAPS: usize>(s: &Sizes, line: *const T, dz: &[T], dw: *mut T) {
+unsafe fn taps_grad_w<T: Real, V: Vector<T>, const TAPS: usize>(s: &Sizes, line: *const T, dz: *const T, dw: *mut T) {
     for at in (0..s.c).step_by(V::LANES) {
         let n = V::LANES.min(s.c - at);
         // SAFETY: the caller's promise; `at + n ≤ C`.
@@ -233,7 +247,7 @@ unsafe fn row_grad_w<T: Real, V: Vector<T>, const TAPS: usize>(s: &Sizes, line: 
 unsafe fn channels_grad_w<T: Real, V: Vector<T>, const TAPS: usize, const FULL: bool>(
     s: &Sizes,
     line: *const T,
-    dz: &[T],
+    dz: *const T,
     dw: *mut T,
     at: usize,
     n: usize,
@@ -251,7 +265,7 @@ unsafe fn channels_grad_w<T: Real, V: Vector<T>, const TAPS: usize, const FULL: 
                 if j == s.ow {
                     break;
                 }
-                let dz = lanes::<T, V, FULL>(dz.as_ptr().add(j * c + at), n);
+                let dz = lanes::<T, V, FULL>(dz.add(j * c + at), n);
                 for v in 0..TAPS {
                     let x = lanes::<T, V, FULL>(line.add(j * step + v * tap_step + at), n);
                     sums[v][half] = x.mul_add(dz, sums[v][half]);
@@ -264,52 +278,79 @@ unsafe fn channels_grad_w<T: Real, V: Vector<T>, const TAPS: usize, const FULL: 
     }
 }
 
-/// (conv.3) of image `n`, each row finished as soon as it is written.
+/// The rows of the gradient with zeros around them, as (conv.3) gathers from them.
 ///
 /// The columns `w = r + q·s` of one remainder r are read by the same taps v, at output column `q + (r + p − v·d)/s`.
+struct Columns<'a, T> {
+    window: Window<'a, T, GradLoader<'a, T>>,
+    /// Elements of the zeros on the left.
+    left: usize,
+    /// The taps v of each remainder, and the output column of each for q = 0.
+    taps: Vec<Vec<(usize, isize)>>,
+}
+
+impl<'a, T: Real> Columns<'a, T> {
+    fn new(s: &Sizes, dy: &'a GradLoader<'a, T>) -> Self {
+        let [stride, p, d] = [s.geo.stride, s.geo.padding, s.geo.dilation];
+        let left = (s.kw - 1) * d[1] / stride[1] + 1;
+        let right = ((s.w + p[1]).saturating_sub(1) / stride[1] + 1).saturating_sub(s.ow);
+        // The output rows that read one input row are at most this far apart.
+        let height = (s.kh - 1) * d[0] / stride[0] + 1;
+        let of_remainder = |r: usize| {
+            let taps = (0..s.kw).map(|v| (v, (r + p[1]) as isize - (v * d[1]) as isize));
+            let step = stride[1] as isize;
+            taps.filter(|(_, at)| at.rem_euclid(step) == 0).map(|(v, at)| (v, at.div_euclid(step))).collect()
+        };
+        Columns {
+            window: Window::new(dy, s.ow, [left, right], height),
+            left: left * s.c,
+            taps: (0..stride[1].min(s.w)).map(of_remainder).collect(),
+        }
+    }
+
+    /// The first pixel of row `row` of the batch.
+    #[inline(always)]
+    fn row<V: Vector<T>>(&mut self, row: usize) -> *const T {
+        self.window.row::<V>(row).wrapping_add(self.left)
+    }
+}
+
+/// (conv.3) for row `h` of image `n`.
 #[inline(always)]
-fn grad_x<T: Real, V: Vector<T>>(
+fn row_grad_x<T: Real, V: Vector<T>>(
     s: &Sizes,
-    x: &Loader<'_, T>,
-    dy: &GradLoader<'_, T>,
+    columns: &mut Columns<'_, T>,
     w: &[T],
     n: usize,
+    h: usize,
     dx: &mut [T],
-    sums: &mut Sums,
 ) {
-    let (c, kw) = (s.c, s.kw as isize);
-    let [stride, p, d] = [s.geo.stride, s.geo.padding, s.geo.dilation].map(|axes| axes[1] as isize);
-    let reach = (kw - 1) * d / stride + 1; // zeros on the left: output columns down to −reach are asked for
-    let beyond = ((s.w as isize - 1 + p) / stride + 1 - s.ow as isize).max(0);
-    // The output rows that read one input row are at most this far apart.
-    let height = (s.kh - 1) * s.geo.dilation[0] / s.geo.stride[0] + 1;
-    let mut window = Window::new(dy, s.ow, [reach as usize, beyond as usize], height);
-    let mut taps = Vec::with_capacity(s.kh * s.kw);
-    for (h, dx) in dx.chunks_exact_mut(s.w * c).enumerate() {
-        prefetch_after::<T, V>(dx);
-        for r in 0..stride.min(s.w as isize) {
-            taps.clear();
-            for u in 0..s.kh {
-                let Some(i) = s.row_above(h, u) else { continue };
-                let line = window.row::<V>(n * s.oh + i);
-                for v in (0..kw).filter(|v| (r + p - v * d).rem_euclid(stride) == 0) {
-                    let column = reach + (r + p - v * d).div_euclid(stride);
-                    let w = w[(u * s.kw + v as usize) * c..].as_ptr();
-                    taps.push(Tap { x: line.wrapping_add(column as usize * c), w });
-                }
-            }
-            let gather = Gather {
-                taps: &taps,
-                count: (s.w - r as usize).div_ceil(stride as usize),
-                x_step: c,
-                out: dx[r as usize * c..].as_mut_ptr(),
-                out_step: stride as usize * c,
-                bias: None,
-                rectifier: Rectifier::Identity,
-            };
-            // SAFETY: the zeros around the rows reach as far as the taps do, `dx` holds a row of the input.
-            unsafe { gather.run::<V>(c) };
+    let c = s.c;
+    let mut lines = Vec::with_capacity(s.kh);
+    for u in 0..s.kh {
+        if let Some(i) = s.row_above(h, u) {
+            lines.push((u, columns.row::<V>(n * s.oh + i)));
         }
-        x.finish::<V>((n * s.h + h) * s.w, dx, sums);
+    }
+    let mut taps = Vec::with_capacity(s.kh * s.kw);
+    for (r, of_remainder) in columns.taps.iter().enumerate() {
+        taps.clear();
+        for &(u, line) in &lines {
+            taps.extend(of_remainder.iter().map(|&(v, column)| Tap {
+                x: line.wrapping_offset(column * c as isize),
+                w: w[(u * s.kw + v) * c..].as_ptr(),
+            }));
+        }
+        let gather = Gather {
+            taps: &taps,
+            count: (s.w - r).div_ceil(s.geo.stride[1]),
+            x_step: c,
+            out: dx[r * c..].as_mut_ptr(),
+            out_step: s.geo.stride[1] * c,
+            bias: None,
+            rectifier: Rectifier::Identity,
+        };
+        // SAFETY: the zeros around the rows reach as far as the taps do, `dx` holds a row of the input.
+        unsafe { gather.run::<V>(c) };
     }
 }

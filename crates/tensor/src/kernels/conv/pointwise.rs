@@ -9,9 +9,10 @@ use std::ops::Range;
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
 use crate::aligned::Aligned;
+use crate::kernels::ahead::{Ahead, Stretch};
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::Rectifier;
-use crate::kernels::tile::{Chunk, Product, Start, panel_row, prefetch_after};
+use crate::kernels::tile::{Chunk, Product, Start, panel_row};
 use crate::simd::{Kernel, Vector};
 
 /// Elements of the wider side of a block.
@@ -54,7 +55,6 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                 }
             };
             let y = &mut y[(block.start - first) * s.o..][..block.len() * s.o];
-            prefetch_after::<T, V>(y);
             let product = Product {
                 rows: block.len(),
                 columns: s.o,
@@ -67,7 +67,11 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                 rectifier,
             };
             // SAFETY: `a` and `y` hold the block's rows, the panel C rows.
-            unsafe { product.run::<V>(&[Chunk { a: a.as_ptr(), b: w.as_ptr(), k: s.c }]) };
+            unsafe {
+                let reads = [x.ahead(block.start, block.len())];
+                let ahead = Ahead::new(product.steps::<V>(s.c), reads, [Stretch::after(y)]);
+                product.run_asking::<V, 1, 1>(&[Chunk { a: a.as_ptr(), b: w.as_ptr(), k: s.c }], ahead);
+            }
             if with_moments {
                 moments.add::<V>(y);
             }
@@ -113,11 +117,14 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
                     rectifier: Rectifier::Identity,
                 };
                 // SAFETY: `a` and `dz` hold the block's rows, `dw` C rows of a panel.
-                unsafe { product.run::<V>(&[Chunk { a: a.as_ptr(), b: dz.as_ptr(), k: block.len() }]) };
+                unsafe {
+                    let reads = dy.ahead(block.start, block.len());
+                    let ahead = Ahead::new(product.steps::<V>(block.len()), reads, []);
+                    product.run_asking::<V, 2, 0>(&[Chunk { a: a.as_ptr(), b: dz.as_ptr(), k: block.len() }], ahead);
+                }
             }
             if let Some(dx) = &mut dx {
                 let dx = &mut dx[(block.start - first) * s.c..][..block.len() * s.c];
-                prefetch_after::<T, V>(dx);
                 let product = Product {
                     rows: block.len(),
                     columns: s.c,
@@ -130,7 +137,11 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
                     rectifier: Rectifier::Identity,
                 };
                 // SAFETY: `dz` and `dx` hold the block's rows, the panel O rows.
-                unsafe { product.run::<V>(&[Chunk { a: dz.as_ptr(), b: w.as_ptr(), k: s.o }]) };
+                unsafe {
+                    let reads = [x.ahead(block.start, block.len())];
+                    let ahead = Ahead::new(product.steps::<V>(s.o), reads, [Stretch::after(dx)]);
+                    product.run_asking::<V, 1, 1>(&[Chunk { a: dz.as_ptr(), b: w.as_ptr(), k: s.o }], ahead);
+                }
                 x.finish::<V>(block.start, dx, &mut sums);
             }
         }

@@ -21,7 +21,7 @@ impl<T: Real> Rows<T> for Loader<'_, T> {
 
     #[inline(always)]
     fn make<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]) {
-        self.load::<V>(first, pixels, None, out, self.c);
+        self.load_asking::<V>(first, pixels, out);
     }
 }
 
@@ -32,7 +32,7 @@ impl<T: Real> Rows<T> for GradLoader<'_, T> {
 
     #[inline(always)]
     fn make<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]) {
-        self.load::<V>(first, pixels, out, self.c);
+        self.load_asking::<V>(first, pixels, out);
     }
 }
 
@@ -47,9 +47,10 @@ pub(super) struct Window<'a, T, R> {
 }
 
 impl<'a, T: Real, R: Rows<T>> Window<'a, T, R> {
-    /// For rows of `pixels` pixels, `left` and `right` pixels of zeros around them, the last `height` rows kept.
+    /// For rows of `pixels` pixels, `left` and `right` pixels of zeros around them, at least the last `height` rows kept:
+    /// a power of two, for a division takes as long as the row of a tile.
     pub fn new(source: &'a R, pixels: usize, [left, right]: [usize; 2], height: usize) -> Self {
-        let c = source.channels();
+        let (c, height) = (source.channels(), height.next_power_of_two());
         let row_len = (left + pixels + right) * c;
         Window {
             source,
@@ -64,7 +65,7 @@ impl<'a, T: Real, R: Rows<T>> Window<'a, T, R> {
     /// Row `row` of the batch, from its zeros on the left; good until `height` further rows were asked for.
     #[inline(always)]
     pub fn row<V: Vector<T>>(&mut self, row: usize) -> *const T {
-        let slot = row % self.held.len();
+        let slot = row & (self.held.len() - 1);
         let memory = &mut self.memory[slot * self.row_len..][..self.row_len];
         if self.held[slot] != Some(row) {
             self.held[slot] = Some(row);

@@ -21,6 +21,7 @@ use super::forward::{Saved, Scale, inner};
 use super::moments::MomentsGrad;
 use super::{Folded, Layer, Site, Sizes, Task, block, blocks, join_parts, tensor, to_f64};
 use crate::aligned::Aligned;
+use crate::kernels::ahead::Ahead;
 use crate::kernels::pending::{GradLoader, Loader, Pending, PendingGrad, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, add_rows, add_scaled, dot, panel, panel_row};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
@@ -139,7 +140,13 @@ impl<'d, T: Real> Kernel<T> for Correlate<'_, 'd, T> {
                     rectifier: Rectifier::Identity,
                 };
                 // SAFETY: `dz` and `centred` hold the block's rows, `dm` Cout rows.
-                unsafe { product.run::<V>(&[Chunk { a: dz.as_ptr(), b: centred.as_ptr(), k: block.len() }]) };
+                unsafe {
+                    let [one, other] = dy.ahead(block.start, block.len());
+                    let reads = [x.ahead(block.start, block.len()), one, other];
+                    let ahead = Ahead::new(product.steps::<V>(block.len()), reads, []);
+                    product
+                        .run_asking::<V, 3, 0>(&[Chunk { a: dz.as_ptr(), b: centred.as_ptr(), k: block.len() }], ahead);
+                }
             }
             of_samples.push((b, Correlation { dm, g }));
         }

@@ -6,10 +6,11 @@ use std::ops::Range;
 
 use super::{Layer, Site, Sizes, Task, block, blocks, check_moments, to_f64};
 use crate::aligned::Aligned;
+use crate::kernels::ahead::{Ahead, Stretch};
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
 use crate::kernels::pending::{Loader, Pending, Rectifier};
-use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row, prefetch_after, transposed_panel};
+use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row, transposed_panel};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -398,7 +399,6 @@ impl<T: Real> Kernel<T> for Apply<'_, T> {
                 let mean = &moments[b * (c + c * c)..][..c];
                 x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c);
                 let y = &mut y[(block.start - first) * o..][..block.len() * o];
-                prefetch_after::<T, V>(y);
                 let product = Product {
                     rows: block.len(),
                     columns: o,
@@ -411,7 +411,11 @@ impl<T: Real> Kernel<T> for Apply<'_, T> {
                     rectifier,
                 };
                 // SAFETY: `centred` and `y` hold the block's rows, `map` C rows, `f` whole vectors.
-                unsafe { product.run::<V>(&[Chunk { a: centred.as_ptr(), b: map.as_ptr(), k: c }]) };
+                unsafe {
+                    let reads = [x.ahead(block.start, block.len())];
+                    let ahead = Ahead::new(product.steps::<V>(c), reads, [Stretch::after(y)]);
+                    product.run_asking::<V, 1, 1>(&[Chunk { a: centred.as_ptr(), b: map.as_ptr(), k: c }], ahead);
+                }
             }
         }
     }

@@ -6,9 +6,10 @@ use std::ops::Range;
 
 use super::{Task, block, blocks, grouped, join_parts};
 use crate::aligned::Aligned;
+use crate::kernels::ahead::{Ahead, Stretch};
 use crate::kernels::moments::Sums;
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, total};
-use crate::kernels::tile::{Chunk, Product, Start, add_rows, panel_row, prefetch_after};
+use crate::kernels::tile::{Chunk, Product, Start, add_rows, panel_row};
 use crate::parallel::{parts_mut, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -102,7 +103,12 @@ impl<T: Real> Kernel<T> for Gather<'_, T> {
                     rectifier: Rectifier::Identity,
                 };
                 // SAFETY: `made` holds the block's rows, `squares` C rows.
-                unsafe { product.run::<V>(&[Chunk { a: made.as_ptr(), b: made.as_ptr(), k: block.len() }]) };
+                unsafe {
+                    let reads = [self.loader.ahead(block.start, block.len())];
+                    let ahead = Ahead::new(product.steps::<V>(block.len()), reads, []);
+                    product
+                        .run_asking::<V, 1, 0>(&[Chunk { a: made.as_ptr(), b: made.as_ptr(), k: block.len() }], ahead);
+                }
             }
             let distance: Vec<T> = sums[..c].iter().map(|&sum| sum / T::of(count)).collect();
             let per_pixel = T::of(1.0 / count);
@@ -223,7 +229,6 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
                 chunks.push(Chunk { a: both.as_ptr(), b: symmetric.as_ptr(), k: c });
                 chunks.extend(map.map(|map| Chunk { a: both[c_row..].as_ptr(), b: map.as_ptr(), k: o }));
                 let dx = &mut dx[(block.start - first) * c..][..block.len() * c];
-                prefetch_after::<T, V>(dx);
                 let product = Product {
                     rows: block.len(),
                     columns: c,
@@ -236,7 +241,20 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
                     rectifier: Rectifier::Identity,
                 };
                 // SAFETY: `both` and `dx` hold the block's rows, the panels C and Cout rows, `h` whole vectors.
-                unsafe { product.run::<V>(&chunks) };
+                unsafe {
+                    let [x, after] = [x.ahead(block.start, block.len()), Stretch::after(dx)];
+                    match site {
+                        Some((dy, _)) => {
+                            let [one, other] = dy.ahead(block.start, block.len());
+                            let ahead = Ahead::new(product.steps::<V>(c + o), [x, one, other], [after]);
+                            product.run_asking::<V, 3, 1>(&chunks, ahead);
+                        }
+                        None => {
+                            let ahead = Ahead::new(product.steps::<V>(c), [x], [after]);
+                            product.run_asking::<V, 1, 1>(&chunks, ahead);
+                        }
+                    }
+                }
                 x.finish::<V>(block.start, dx, &mut sums);
             }
         }

@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::{Lanes, Loader, Pending, Rectifier, beyond, copy};
+use super::{Lanes, Loader, Pending, Rectifier};
+use crate::kernels::ahead::Stretch;
 use crate::kernels::moments::Sums;
 use crate::kernels::tile::{lanes, store_lanes};
 use crate::parallel::{PASS, PIECES, ranges, run_tasks, split};
@@ -210,7 +211,7 @@ impl<T: Real> Kernel<T> for MakeGrad<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
         let c = self.loader.c;
-        self.loader.load::<V>(self.first, self.out.len() / c, self.out, c);
+        self.loader.load_asking::<V>(self.first, self.out.len() / c, self.out);
     }
 }
 
@@ -222,9 +223,28 @@ pub(crate) struct GradLoader<'a, T> {
 }
 
 impl<T: Real> GradLoader<'_, T> {
+    /// What a load two blocks after these pixels will read, in two stretches.
+    #[inline(always)]
+    pub fn ahead(&self, first: usize, pixels: usize) -> [Stretch<T>; 2] {
+        let rows = first * self.c..(first + pixels) * self.c;
+        let dy = Stretch::beyond(&self.dy[rows.clone()]);
+        self.through.map_or(dy.halves(), |(z, _)| [dy, Stretch::beyond(&z[rows])])
+    }
+
+    /// [`load`](Self::load) where nobody else asks for memory [`ahead`](Self::ahead): it does, vector by vector.
+    #[inline(always)]
+    pub fn load_asking<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]) {
+        self.load_with::<V, true>(first, pixels, out, self.c);
+    }
+
     /// Makes `pixels` pixels, the rows `stride ≥ C` apart in `out` with zeros behind the channels.
     #[inline(always)]
     pub fn load<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T], stride: usize) {
+        self.load_with::<V, false>(first, pixels, out, stride);
+    }
+
+    #[inline(always)]
+    fn load_with<V: Vector<T>, const ASKS: bool>(&self, first: usize, pixels: usize, out: &mut [T], stride: usize) {
         let c = self.c;
         let rows = first * c..(first + pixels) * c;
         let dy = &self.dy[rows.clone()];
@@ -232,23 +252,26 @@ impl<T: Real> GradLoader<'_, T> {
         let width = c.next_multiple_of(V::LANES).min(stride);
         assert!(stride >= c && out.len() + stride >= pixels * stride + width);
         if through.is_none() && stride == c {
-            return copy::<T, V>(dy, out);
+            if ASKS {
+                Stretch::beyond(dy).ask_to_read::<V>();
+            }
+            return out[..dy.len()].copy_from_slice(dy);
         }
         for at in (0..c).step_by(V::LANES) {
             let lanes = Lanes { at, read: V::LANES.min(c - at), write: V::LANES.min(width - at) };
             // SAFETY: the slices hold `pixels` rows of C and of `width` elements.
             unsafe {
                 if (lanes.read, lanes.write) == (V::LANES, V::LANES) {
-                    self.load_lanes::<V, true>(dy, through, lanes, out, stride, pixels);
+                    self.load_lanes::<V, true, ASKS>(dy, through, lanes, out, stride, pixels);
                 } else {
-                    self.load_lanes::<V, false>(dy, through, lanes, out, stride, pixels);
+                    self.load_lanes::<V, false, ASKS>(dy, through, lanes, out, stride, pixels);
                 }
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn load_lanes<V: Vector<T>, const FULL: bool>(
+    unsafe fn load_lanes<V: Vector<T>, const FULL: bool, const ASKS: bool>(
         &self,
         dy: &[T],
         through: Option<(&[T], [&[T]; 4])>,
@@ -260,21 +283,26 @@ impl<T: Real> GradLoader<'_, T> {
         // SAFETY: the caller has checked the extents.
         unsafe {
             let (c, from, to) = (self.c, dy.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
-            let beyond_dy = beyond(dy).wrapping_add(at * pixels);
+            let ask = |ahead: Stretch<T>, i: usize| {
+                if ASKS {
+                    V::prefetch(ahead.element(at * pixels + i * V::LANES));
+                }
+            };
+            let ahead_dy = Stretch::beyond(dy);
             let Some((z, vectors)) = through else {
                 for i in 0..pixels {
-                    V::prefetch(beyond_dy.wrapping_add(i * V::LANES));
+                    ask(ahead_dy, i);
                     let dy = lanes::<T, V, FULL>(from.wrapping_add(i * c), read);
                     store_lanes::<T, V, FULL>(dy, to.add(i * stride), write);
                 }
                 return;
             };
-            let beyond_z = beyond(z).wrapping_add(at * pixels);
+            let ahead_z = Stretch::beyond(z);
             let z = z.as_ptr().wrapping_add(at);
             let [mean, scale, offset, slope] = vectors.map(|v| lanes::<T, V, FULL>(v.as_ptr().wrapping_add(at), read));
             for i in 0..pixels {
-                V::prefetch(beyond_z.wrapping_add(i * V::LANES));
-                V::prefetch(beyond_dy.wrapping_add(i * V::LANES));
+                ask(ahead_z, i);
+                ask(ahead_dy, i);
                 let centred = lanes::<T, V, FULL>(z.wrapping_add(i * c), read).sub(mean);
                 let dy = lanes::<T, V, FULL>(from.wrapping_add(i * c), read);
                 let dz = dy.mul_add(scale, centred.mul_add(slope, offset));

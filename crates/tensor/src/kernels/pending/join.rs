@@ -7,8 +7,9 @@ use std::ops::Range;
 
 use super::{Loader, MaskedGrad, Pending, Rectifier, total};
 use crate::aligned::Aligned;
+use crate::kernels::ahead::Stretch;
 use crate::kernels::moments::Sums;
-use crate::kernels::tile::{load, prefetch_after, store};
+use crate::kernels::tile::{load, store};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks, split};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -64,10 +65,10 @@ impl<T: Real> Kernel<T> for Sum<'_, T> {
         let mut made = Aligned::zeros(step * c);
         for (i, y) in y.chunks_mut(step * c).enumerate() {
             let (pixel, pixels) = (first + i * step, y.len() / c);
-            prefetch_after::<T, V>(y);
-            maps[0].load::<V>(pixel, pixels, None, y, c);
+            Stretch::after(y).ask_to_write::<V>();
+            maps[0].load_asking::<V>(pixel, pixels, y);
             for map in &maps[1..] {
-                map.load::<V>(pixel, pixels, None, &mut made, c);
+                map.load_asking::<V>(pixel, pixels, &mut made);
                 y.iter_mut().zip(&made).for_each(|(y, &a)| *y += a);
             }
             for at in (0..y.len()).step_by(V::LANES) {
@@ -161,8 +162,8 @@ impl<T: Real> Kernel<T> for Gate<'_, T> {
         let c = map.c;
         for (n, at, pixels) in blocks(images, positions, c) {
             let y = &mut y[at..][..pixels.len() * c];
-            prefetch_after::<T, V>(y);
-            map.load::<V>(pixels.start, pixels.len(), None, y, c);
+            Stretch::after(y).ask_to_write::<V>();
+            map.load_asking::<V>(pixels.start, pixels.len(), y);
             scale::<T, V>(y, &g[n * c..][..c]);
         }
     }
@@ -212,7 +213,7 @@ impl<T: Real> Kernel<T> for GateBackward<'_, T> {
                 image = n;
             }
             let dx = &mut dx[at..][..pixels.len() * c];
-            map.load::<V>(pixels.start, pixels.len(), None, &mut made, c);
+            map.load_asking::<V>(pixels.start, pixels.len(), &mut made);
             products::<T, V>(dx, &made, c, &mut of_image);
             scale::<T, V>(dx, &g[n * c..][..c]);
             map.finish::<V>(pixels.start, dx, &mut sums);
@@ -293,7 +294,7 @@ impl<T: Real> Kernel<T> for Mean<'_, T> {
         for (n, y) in images.zip(y.chunks_exact_mut(c.max(1))) {
             let mut sums = Sums::zeros(c);
             for (.., pixels) in blocks(n..n + 1, positions, c) {
-                map.load::<V>(pixels.start, pixels.len(), None, &mut made, c);
+                map.load_asking::<V>(pixels.start, pixels.len(), &mut made);
                 products::<T, V>(&made[..pixels.len() * c], &ones, c, &mut sums);
             }
             y.iter_mut().zip(&sums.first).for_each(|(y, sum)| *y = T::of(sum * per_position));
@@ -336,7 +337,7 @@ impl<T: Real> Kernel<T> for MeanBackward<'_, T> {
         let mut sums = Sums::zeros(c);
         for (n, at, pixels) in blocks(images, positions, c) {
             let dx = &mut dx[at..][..pixels.len() * c];
-            prefetch_after::<T, V>(dx);
+            Stretch::after(dx).ask_to_write::<V>();
             for row in dx.chunks_exact_mut(c) {
                 row.iter_mut().zip(&dy[n * c..][..c]).for_each(|(dx, &dy)| *dx = dy * per_position);
             }
