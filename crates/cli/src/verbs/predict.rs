@@ -9,7 +9,8 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::ValueEnum;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use gatefold_models::{Inference, Model};
+use gatefold_data::{Kind, evaluation_input};
+use gatefold_models::{Description, Inference, Model};
 use gatefold_tensor::Tensor;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
@@ -31,12 +32,13 @@ const DATA: u8 = 3;
 pub struct Args {
     /// A run directory or a model file
     model: PathBuf,
-    /// PNG or JPEG files of any size; each is stretched to the size in pixels that the model wants
+    /// PNG or JPEG files of any size
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The filter that resizes
-    #[arg(long, value_enum, default_value_t = Filter::Lanczos3)]
-    filter: Filter,
+    /// Stretch all of an image to the size in pixels that the model wants, by this filter [default: the centre, as `eval`
+    /// shows it, to a model trained on photos; to others all, by lanczos3]
+    #[arg(long, value_enum)]
+    filter: Option<Filter>,
     /// Print JSON Lines, one object a file
     #[arg(long)]
     json: bool,
@@ -58,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let mut unreadable = 0;
     for file in &args.files {
-        let pixels = match pixels(file, model.description.input, args.filter) {
+        let pixels = match pixels(file, &model.description, args.filter) {
             Ok(pixels) => pixels,
             Err(error) => {
                 unreadable += 1;
@@ -92,8 +94,17 @@ fn object(file: &Path, top: &[(&str, f64)]) -> Value {
     json!({ "file": file.display().to_string(), "classes": classes.collect::<Vec<_>>() })
 }
 
-/// The bytes of an image as the model wants it, in the order `H, W, C`. Transparency is passed over.
-fn pixels(file: &Path, [channels, height, width]: [usize; 3], filter: Filter) -> anyhow::Result<Vec<u8>> {
+/// The bytes of an image as the model wants it, in the order `H, W, C`.
+fn pixels(file: &Path, description: &Description, filter: Option<Filter>) -> anyhow::Result<Vec<u8>> {
+    let of_photos = description.dataset.parse::<Kind>().is_ok_and(Kind::is_of_photos);
+    match (filter, description.input) {
+        (None, [3, height, width]) if of_photos && height == width => Ok(evaluation_input(file, height)?),
+        (filter, input) => stretched(file, input, filter.unwrap_or(Filter::Lanczos3)),
+    }
+}
+
+/// All of an image, upright. Transparency is passed over.
+fn stretched(file: &Path, [channels, height, width]: [usize; 3], filter: Filter) -> anyhow::Result<Vec<u8>> {
     let image = decode(file)?;
     let (from, bytes, kind) = match channels {
         1 => {
@@ -172,6 +183,8 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use gatefold_layers::ConvKind;
+    use gatefold_models::{Backbone, Normalisation};
     use image::{ImageFormat, Rgb, RgbImage};
 
     use super::*;
@@ -189,14 +202,39 @@ mod tests {
         let file = folder.path().join("image.dat"); // the name says nothing
         let image = RgbImage::from_fn(40, 20, |x, _| if x < 20 { Rgb([200, 10, 0]) } else { Rgb([0, 10, 100]) });
         image.save_with_format(&file, ImageFormat::Png).unwrap();
-        assert_eq!(pixels(&file, [3, 20, 40], Filter::Lanczos3).unwrap(), image.into_raw());
+        assert_eq!(stretched(&file, [3, 20, 40], Filter::Lanczos3).unwrap(), image.into_raw());
         for filter in [Filter::Lanczos3, Filter::Bilinear] {
-            let small = pixels(&file, [3, 4, 8], filter).unwrap();
+            let small = stretched(&file, [3, 4, 8], filter).unwrap();
             assert_eq!(small.len(), 4 * 8 * 3);
             assert_eq!((&small[..3], &small[21..24]), (&[200, 10, 0][..], &[0, 10, 100][..]));
-            assert_eq!(pixels(&file, [1, 4, 8], filter).unwrap().len(), 4 * 8);
+            assert_eq!(stretched(&file, [1, 4, 8], filter).unwrap().len(), 4 * 8);
         }
-        assert!(pixels(&file, [2, 4, 8], Filter::Lanczos3).unwrap_err().to_string().contains("2 channels"));
+        assert!(stretched(&file, [2, 4, 8], Filter::Lanczos3).unwrap_err().to_string().contains("2 channels"));
+    }
+
+    #[test]
+    fn a_model_of_photos_is_shown_what_it_was_evaluated_on() {
+        let description = |dataset: &str| Description {
+            backbone: Backbone::ResNet18,
+            width: 1.0,
+            conv: ConvKind::named("static").unwrap(),
+            folded: false,
+            input: [3, 56, 56],
+            classes: vec!["cat".to_owned()],
+            dataset: dataset.to_owned(),
+            normalisation: Normalisation { maximum: 255, mean: vec![0.0; 3], std: vec![1.0; 3] },
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("photo.png");
+        RgbImage::from_fn(100, 64, |x, y| Rgb([x as u8, y as u8, 0])).save(&file).unwrap();
+        let shown = |dataset, filter| pixels(&file, &description(dataset), filter).unwrap()[..3].to_vec();
+        // 64 is 56·256/224: nothing is resized, and the centre begins at column 22 and row 4.
+        for dataset in ["imagenet", "folder"] {
+            assert_eq!(shown(dataset, None), [22, 4, 0]);
+        }
+        for (dataset, filter) in [("cifar10", None), ("imagenet", Some(Filter::Lanczos3))] {
+            assert!(shown(dataset, filter).iter().all(|&v| v < 3));
+        }
     }
 
     #[test]

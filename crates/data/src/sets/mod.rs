@@ -47,6 +47,13 @@ pub enum Kind {
     Idx,
 }
 
+impl Kind {
+    /// Whether its images are photos of any size, of which a network is shown a part.
+    pub fn is_of_photos(self) -> bool {
+        matches!(self, Kind::Imagenet | Kind::Folder)
+    }
+}
+
 /// What is known of a set before its files are read.
 pub(crate) struct Set {
     pub name: &'static str,
