@@ -38,6 +38,14 @@ pub enum FileError {
         /// What is wrong.
         message: String,
     },
+    /// The file holds the weights of another network, or of another form of it.
+    #[error("{path}: {message}", path = .path.display())]
+    Misfit {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        message: String,
+    },
 }
 
 /// A tensor in the element type in which a file holds it.

@@ -130,7 +130,7 @@ impl Recognised {
     /// The model of that description with these weights.
     ///
     /// # Errors
-    /// [`FileError::Format`] names every tensor that is missing, or has another shape.
+    /// [`FileError::Misfit`] names every tensor that is missing, or has another shape.
     pub fn into_model<T: Real>(self, description: Description, path: &Path) -> Result<Model<T>, FileError> {
         let format = |message: String| FileError::Format { path: path.to_owned(), message };
         let [_, h, w] = description.input;
@@ -141,7 +141,10 @@ impl Recognised {
         let mut model = Model::new(description, 0).map_err(|e| format(format!("it makes no network: {e}")))?;
         let state = self.tensors.iter().map(|(key, value)| (key.clone(), value.to())).collect();
         let fit = format!("the network for images {images} {} pixels a side, as {h}x{w}", Resolution::CIFAR_SIDE);
-        model.network.load(&state).map_err(|e| format(format!("its tensors, renamed, do not fit {fit}: {e}")))?;
+        model.network.load(&state).map_err(|e| FileError::Misfit {
+            path: path.to_owned(),
+            message: format!("its tensors, renamed, do not fit {fit}: {e}"),
+        })?;
         Ok(model)
     }
 

@@ -144,6 +144,10 @@ pub fn file_remedy(error: &FileError) -> Option<String> {
     let (path, source) = match error {
         FileError::Io { path, source } => (path, Some(source)),
         FileError::Format { path, .. } => (path, None),
+        FileError::Misfit { .. } => {
+            let form = "the size of its images chooses the form of the network: give it with `--input CxHxW`";
+            return Some(format!("{form}, or name another file"));
+        }
         _ => return None,
     };
     let run = path.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent);
@@ -281,6 +285,8 @@ mod tests {
         let error = Error::Model(file("runs/a/checkpoints/last.safetensors"));
         assert!(error.remedy().unwrap().ends_with("`gatefold resume runs/a`"), "{:?}", error.remedy());
         assert!(Error::Model(file("x.safetensors")).remedy().unwrap().contains("another file"));
+        let misfit = FileError::Misfit { path: "x".into(), message: "no".into() };
+        assert!(Error::Model(misfit).remedy().unwrap().contains("`--input CxHxW`"));
         let full = io::ErrorKind::StorageFull.into();
         assert!(Error::Model(FileError::Io { path: "x".into(), source: full }).remedy().unwrap().contains("make room"));
 
