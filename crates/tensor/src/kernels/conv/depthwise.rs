@@ -286,7 +286,10 @@ struct Columns<'a, T> {
     /// Elements of the zeros on the left.
     left: usize,
     /// The taps v of each remainder, and the output column of each for q = 0.
-    taps: Vec<Vec<(usize, isize)>>,
+    of_remainders: Vec<Vec<(usize, isize)>>,
+    /// For the rows above one of the input, u and the first pixel, and for the taps of a sum.
+    lines: Vec<(usize, *const T)>,
+    taps: Vec<Tap<T>>,
 }
 
 impl<'a, T: Real> Columns<'a, T> {
@@ -304,7 +307,9 @@ impl<'a, T: Real> Columns<'a, T> {
         Columns {
             window: Window::new(dy, s.ow, [left, right], height),
             left: left * s.c,
-            taps: (0..stride[1].min(s.w)).map(of_remainder).collect(),
+            of_remainders: (0..stride[1].min(s.w)).map(of_remainder).collect(),
+            lines: Vec::with_capacity(s.kh),
+            taps: Vec::with_capacity(s.kh * s.kw),
         }
     }
 
@@ -326,23 +331,24 @@ fn row_grad_x<T: Real, V: Vector<T>>(
     dx: &mut [T],
 ) {
     let c = s.c;
-    let mut lines = Vec::with_capacity(s.kh);
+    columns.lines.clear();
     for u in 0..s.kh {
         if let Some(i) = s.row_above(h, u) {
-            lines.push((u, columns.row::<V>(n * s.oh + i)));
+            let line = columns.row::<V>(n * s.oh + i);
+            columns.lines.push((u, line));
         }
     }
-    let mut taps = Vec::with_capacity(s.kh * s.kw);
-    for (r, of_remainder) in columns.taps.iter().enumerate() {
+    let Columns { of_remainders, lines, taps, .. } = columns;
+    for (r, of_remainder) in of_remainders.iter().enumerate() {
         taps.clear();
-        for &(u, line) in &lines {
+        for &(u, line) in &*lines {
             taps.extend(of_remainder.iter().map(|&(v, column)| Tap {
                 x: line.wrapping_offset(column * c as isize),
                 w: w[(u * s.kw + v) * c..].as_ptr(),
             }));
         }
         let gather = Gather {
-            taps: &taps,
+            taps,
             count: (s.w - r).div_ceil(s.geo.stride[1]),
             x_step: c,
             out: dx[r * c..].as_mut_ptr(),
