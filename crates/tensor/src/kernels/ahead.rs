@@ -8,7 +8,7 @@
 use crate::Real;
 use crate::simd::Vector;
 
-/// Elements that a block is at least ahead of what is asked for.
+/// Elements that lie at least between the beginning of a block and what is asked for while it is worked on.
 const AHEAD: usize = 1024;
 
 /// Some memory: any address will do.
@@ -19,7 +19,7 @@ pub(crate) struct Stretch<T> {
 }
 
 impl<T: Real> Stretch<T> {
-    /// Where a block will be read from that comes two blocks after `block`.
+    /// Where a block will be read from that comes two blocks after `block`, or later where blocks are small.
     #[inline(always)]
     pub fn beyond(block: &[T]) -> Self {
         Stretch { at: block.as_ptr().wrapping_add(AHEAD.max(2 * block.len())), len: block.len() }
