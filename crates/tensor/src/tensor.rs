@@ -129,13 +129,19 @@ impl<T: Real> Tensor<T> {
 
     /// The elements in logical row-major order.
     pub fn to_vec(&self) -> Vec<T> {
+        self.in_logical_order().as_slice().to_vec()
+    }
+
+    /// The elements in a row in logical order; shared where memory has them so.
+    fn in_logical_order(&self) -> Self {
+        let shape = Shape::from([self.len()]);
         match *self.shape {
             [_, c, h, w] if !self.shape.is_row_major() => {
-                let mut elements = vec![T::zero(); self.len()];
-                transpose_each(self.as_slice(), [h * w, c], &mut elements);
+                let mut elements = Tensor::any(shape);
+                transpose_each(self.as_slice(), [h * w, c], elements.as_mut_slice());
                 elements
             }
-            _ => self.as_slice().to_vec(),
+            _ => Tensor { shape, storage: self.storage.clone() },
         }
     }
 
@@ -172,11 +178,15 @@ impl<T: Real> Tensor<T> {
                 &self.shape,
             ));
         }
-        if shape == self.shape || (shape.is_row_major() && self.shape.is_row_major()) {
-            Ok(Tensor { shape, storage: self.storage.clone() })
-        } else {
-            Self::from_vec(shape, self.to_vec())
+        if shape == self.shape {
+            return Ok(self.clone());
         }
+        let elements = self.in_logical_order();
+        Ok(if shape.is_row_major() {
+            Tensor { shape, storage: elements.storage }
+        } else {
+            Self::from_logical(shape, elements.as_slice())
+        })
     }
 
     /// The same elements in the same *memory* order under another shape; always shared.

@@ -15,7 +15,7 @@ pub(crate) use portable::Portable;
 
 use crate::Real;
 
-/// A register of elements. Every method works lane by lane.
+/// A register of elements. Every method but [`interleave`](Vector::interleave) works lane by lane.
 pub trait Vector<T: Real>: Copy + Send + Sync {
     /// Elements of a register.
     const LANES: usize;
@@ -65,6 +65,8 @@ pub trait Vector<T: Real>: Copy + Send + Sync {
     fn min(self, other: Self) -> Self;
     /// `self` where `low < x < high`, else 0; where `x` is NaN, `self`.
     fn keep_between(self, x: Self, low: Self, high: Self) -> Self;
+    /// `a_0 b_0 a_1 b_1 …`, two vectors long.
+    fn interleave(self, other: Self) -> [Self; 2];
 }
 
 /// A computation generic in the vector it uses.
@@ -242,6 +244,8 @@ mod tests {
         let nan = V::splat(T::nan());
         assert!(all(nan.max(va)).iter().chain(&all(nan.min(va))).all(|v| v.is_nan()));
         assert_eq!(all(va.keep_between(nan, vb, vb)), a);
+        let interleaved = va.interleave(vb).map(all).concat();
+        assert_eq!(interleaved, a.iter().zip(&b).flat_map(|(&a, &b)| [a, b]).collect::<Vec<_>>());
         for count in 0..=n {
             // SAFETY: count elements are inside.
             let first = all(unsafe { V::load_first(a.as_ptr(), count) });

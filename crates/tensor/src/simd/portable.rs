@@ -94,4 +94,10 @@ impl<T: Real> Vector<T> for Portable<T> {
             if outside { T::zero() } else { self.0[i] }
         }))
     }
+
+    #[inline(always)]
+    fn interleave(self, other: Self) -> [Self; 2] {
+        let element = |i: usize| if i.is_multiple_of(2) { self.0[i / 2] } else { other.0[i / 2] };
+        [0, LANES].map(|first| Portable(std::array::from_fn(|i| element(first + i))))
+    }
 }

@@ -9,7 +9,8 @@ use super::Vector;
 macro_rules! avx512 {
     ($name:ident, $t:ty, $register:ty, $lanes:literal, $mask:ty,
      $set1:ident $loadu:ident $storeu:ident $mask_load:ident $mask_store:ident
-     $add:ident $sub:ident $mul:ident $fma:ident $max:ident $min:ident $cmp:ident $keep:ident) => {
+     $add:ident $sub:ident $mul:ident $fma:ident $max:ident $min:ident $cmp:ident $keep:ident
+     $integer:ty, $permute:ident) => {
         /// A 512-bit register.
         #[derive(Clone, Copy)]
         pub(crate) struct $name($register);
@@ -87,6 +88,20 @@ macro_rules! avx512 {
                     $name($keep(kept, self.0, $set1(0.0)))
                 }
             }
+            #[inline(always)]
+            fn interleave(self, other: Self) -> [Self; 2] {
+                // Elements are counted through both registers.
+                const PLACES: [[$integer; $lanes]; 2] = {
+                    let mut places = [[0; $lanes]; 2];
+                    let mut i = 0;
+                    while i < 2 * $lanes {
+                        places[i / $lanes][i % $lanes] = (i / 2 + i % 2 * $lanes) as $integer;
+                        i += 1;
+                    }
+                    places
+                };
+                PLACES.map(|at| unsafe { $name($permute(self.0, _mm512_loadu_si512(at.as_ptr().cast()), other.0)) })
+            }
         }
     };
 }
@@ -94,16 +109,19 @@ macro_rules! avx512 {
 avx512!(F32x16, f32, __m512, 16, __mmask16,
     _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_maskz_loadu_ps _mm512_mask_storeu_ps
     _mm512_add_ps _mm512_sub_ps _mm512_mul_ps _mm512_fmadd_ps _mm512_max_ps _mm512_min_ps
-    _mm512_cmp_ps_mask _mm512_maskz_add_ps);
+    _mm512_cmp_ps_mask _mm512_maskz_add_ps
+    i32, _mm512_permutex2var_ps);
 avx512!(F64x8, f64, __m512d, 8, __mmask8,
     _mm512_set1_pd _mm512_loadu_pd _mm512_storeu_pd _mm512_maskz_loadu_pd _mm512_mask_storeu_pd
     _mm512_add_pd _mm512_sub_pd _mm512_mul_pd _mm512_fmadd_pd _mm512_max_pd _mm512_min_pd
-    _mm512_cmp_pd_mask _mm512_maskz_add_pd);
+    _mm512_cmp_pd_mask _mm512_maskz_add_pd
+    i64, _mm512_permutex2var_pd);
 
 macro_rules! avx2 {
     ($name:ident, $t:ty, $register:ty, $lanes:literal, $integer:ty,
      $set1:ident $loadu:ident $storeu:ident $mask_load:ident $mask_store:ident
-     $add:ident $sub:ident $mul:ident $fma:ident $max:ident $min:ident $cmp:ident $and:ident) => {
+     $add:ident $sub:ident $mul:ident $fma:ident $max:ident $min:ident $cmp:ident $and:ident
+     $low:ident $high:ident $halves:ident) => {
         /// A 256-bit register.
         #[derive(Clone, Copy)]
         pub(crate) struct $name($register);
@@ -190,6 +208,14 @@ macro_rules! avx2 {
                     $name($and(kept, self.0))
                 }
             }
+            #[inline(always)]
+            fn interleave(self, other: Self) -> [Self; 2] {
+                // Each half of the registers on its own, then the first halves and the second ones together.
+                unsafe {
+                    let (low, high) = ($low(self.0, other.0), $high(self.0, other.0));
+                    [$name($halves::<0x20>(low, high)), $name($halves::<0x31>(low, high))]
+                }
+            }
         }
     };
 }
@@ -197,8 +223,10 @@ macro_rules! avx2 {
 avx2!(F32x8, f32, __m256, 8, i32,
     _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_maskload_ps _mm256_maskstore_ps
     _mm256_add_ps _mm256_sub_ps _mm256_mul_ps _mm256_fmadd_ps _mm256_max_ps _mm256_min_ps
-    _mm256_cmp_ps _mm256_and_ps);
+    _mm256_cmp_ps _mm256_and_ps
+    _mm256_unpacklo_ps _mm256_unpackhi_ps _mm256_permute2f128_ps);
 avx2!(F64x4, f64, __m256d, 4, i64,
     _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_maskload_pd _mm256_maskstore_pd
     _mm256_add_pd _mm256_sub_pd _mm256_mul_pd _mm256_fmadd_pd _mm256_max_pd _mm256_min_pd
-    _mm256_cmp_pd _mm256_and_pd);
+    _mm256_cmp_pd _mm256_and_pd
+    _mm256_unpacklo_pd _mm256_unpackhi_pd _mm256_permute2f128_pd);
