@@ -7,9 +7,11 @@
 use std::hint::black_box;
 
 use crate::Real;
+use crate::kernels::blocks::gemm_parallel;
 use crate::kernels::conv::{conv2d_pending, conv2d_pending_backward};
 use crate::kernels::folded::{folded_backward, folded_forward, sample_moments, sample_moments_backward};
 use crate::kernels::pending::{self, MaskedGrad, Pending, PendingGrad};
+use crate::kernels::transpose::transpose;
 use crate::plan::Plan;
 
 /// Reaches everything that dispatches. Nobody calls it.
@@ -30,6 +32,8 @@ fn reach<T: Real>() {
         PendingGrad::<T>::make as *const (),
         MaskedGrad::<T>::of as *const (),
         MaskedGrad::<T>::add as *const (),
+        gemm_parallel::<T> as *const (),
+        transpose::<T> as *const (),
         Plan::<T>::run as *const (),
     ]);
 }

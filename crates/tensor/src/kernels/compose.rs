@@ -17,7 +17,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm, gemm_parallel};
+use crate::kernels::blocks::gemm_parallel;
+use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
 use crate::parallel::sum_pieces;
 use crate::{Error, Real, Result, Tensor};
 

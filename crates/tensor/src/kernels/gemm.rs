@@ -3,38 +3,33 @@
 //! A view is a slice with extents and strides, checked once when it is made; transposition swaps them and copies
 //! nothing. A product of two views therefore never leaves the slices it was given.
 
-use rayon::prelude::*;
-
 use crate::Real;
-
-/// Products below this many multiply-adds are not worth a second thread.
-const SERIAL: usize = 1 << 16;
-/// Rows of `C` a task of [`gemm_parallel`] computes: fixed, so that the bits do not depend on the number of threads.
-const ROWS: usize = 128;
 
 /// A matrix to read: `rows × cols` elements of a slice, element `(i, j)` at `i·row_stride + j·col_stride`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a, T> {
-    data: &'a [T],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+    pub(super) data: &'a [T],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
 }
 
 /// A matrix to write: row-major, rows `row_stride ≥ cols` elements apart.
 pub struct MatMut<'a, T> {
-    data: &'a mut [T],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
+    pub(super) data: &'a mut [T],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
 }
 
-/// What happens to the old values of `C`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accumulate {
+/// What the product is added to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Accumulate<'a, T> {
     /// `C = A·B`; the old values are never read.
     Set,
+    /// `C = A·B + b`, the same `b [n]` in every row; the old values are never read.
+    Bias(&'a [T]),
     /// `C += A·B`.
     Add,
 }
@@ -73,12 +68,6 @@ impl<'a, T> Mat<'a, T> {
         let Mat { data, rows, cols, row_stride, col_stride } = self;
         Mat { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
     }
-
-    /// At most `count` rows from row `start` on.
-    fn some_rows(self, start: usize, count: usize) -> Self {
-        let rows = count.min(self.rows - start);
-        Mat { data: self.data.get(start * self.row_stride..).unwrap_or(&[]), rows, ..self }
-    }
 }
 
 impl<'a, T> MatMut<'a, T> {
@@ -104,7 +93,8 @@ impl<'a, T> MatMut<'a, T> {
     }
 }
 
-fn check_extents<T>(a: &Mat<'_, T>, b: &Mat<'_, T>, c: &MatMut<'_, T>) {
+/// That the extents of a product match.
+pub(super) fn check_extents<T>(a: &Mat<'_, T>, b: &Mat<'_, T>, c: &MatMut<'_, T>) {
     assert!(
         a.cols == b.rows && a.rows == c.rows && b.cols == c.cols,
         "product {}x{} · {}x{} -> {}x{}",
@@ -117,15 +107,19 @@ fn check_extents<T>(a: &Mat<'_, T>, b: &Mat<'_, T>, c: &MatMut<'_, T>) {
     );
 }
 
-/// `C = A·B` or `C += A·B` on the calling thread, `A [m,k]`, `B [k,n]`, `C [m,n]`.
+/// `C = A·B`, or what `acc` makes of it, on the calling thread, `A [m,k]`, `B [k,n]`, `C [m,n]`.
 ///
 /// # Panics
 /// If the extents do not match: a mistake of the caller, who has checked the shapes of its tensors before.
 #[allow(unsafe_code, reason = "the one call of the raw kernel")]
-pub fn gemm<T: Real>(a: Mat<'_, T>, b: Mat<'_, T>, acc: Accumulate, c: MatMut<'_, T>) {
+pub fn gemm<T: Real>(a: Mat<'_, T>, b: Mat<'_, T>, acc: Accumulate<'_, T>, c: MatMut<'_, T>) {
     check_extents(&a, &b, &c);
     let beta = match acc {
         Accumulate::Set => T::zero(),
+        Accumulate::Bias(bias) => {
+            c.data.chunks_mut(c.row_stride.max(1)).take(c.rows).for_each(|c| c[..bias.len()].copy_from_slice(bias));
+            T::one()
+        }
         Accumulate::Add => T::one(),
     };
     let read = |m: &Mat<'_, T>| (m.data.as_ptr(), m.row_stride as isize, m.col_stride as isize);
@@ -141,26 +135,6 @@ pub fn gemm<T: Real>(a: Mat<'_, T>, b: Mat<'_, T>, acc: Accumulate, c: MatMut<'_
             (c.data.as_mut_ptr(), c.row_stride as isize, 1),
         );
     }
-}
-
-/// [`gemm`] with fixed blocks of rows of `C` as rayon tasks; small products stay on the calling thread. The same bits
-/// with any number of threads.
-///
-/// # Panics
-/// As [`gemm`].
-pub fn gemm_parallel<T: Real>(a: Mat<'_, T>, b: Mat<'_, T>, acc: Accumulate, c: MatMut<'_, T>) {
-    check_extents(&a, &b, &c);
-    let work = a.rows.saturating_mul(a.cols).saturating_mul(b.cols);
-    if a.rows <= ROWS || work < SERIAL {
-        return gemm(a, b, acc, c);
-    }
-    let MatMut { data, rows, cols, row_stride } = c;
-    // The slice may go on behind the last row; the matrix does not.
-    let data = &mut data[..(rows - 1) * row_stride + cols];
-    data.par_chunks_mut(ROWS * row_stride).enumerate().for_each(|(block, c)| {
-        let a = a.some_rows(block * ROWS, ROWS);
-        gemm(a, b, acc, MatMut::strided(c, a.rows, cols, row_stride));
-    });
 }
 
 #[cfg(test)]
@@ -195,12 +169,12 @@ mod tests {
             gemm(Mat::row_major(&a, m, k), Mat::row_major(&b, k, n), Accumulate::Set, MatMut::row_major(&mut c, m, n));
             assert!(close(&c, &expected));
             let (at, bt) = (transposed(&a, m, k), transposed(&b, k, n));
-            c.fill(f64::NAN);
             let (at, bt) = (Mat::row_major(&at, k, m).t(), Mat::row_major(&bt, n, k).t());
-            gemm_parallel(at, bt, Accumulate::Set, MatMut::row_major(&mut c, m, n));
-            assert!(close(&c, &expected));
-            gemm_parallel(at, bt, Accumulate::Add, MatMut::row_major(&mut c, m, n));
+            gemm(at, bt, Accumulate::Add, MatMut::row_major(&mut c, m, n));
             assert!(close(&c, &expected.iter().map(|v| 2.0 * v).collect::<Vec<_>>()));
+            let bias = randn::<f64>([n], 3).to_vec();
+            gemm(at, bt, Accumulate::Bias(&bias), MatMut::row_major(&mut c, m, n));
+            assert!(close(&c, &expected.iter().zip(bias.iter().cycle()).map(|(v, b)| v + b).collect::<Vec<_>>()));
         }
     }
 
@@ -211,7 +185,7 @@ mod tests {
         let expected = naive(&a, &b, [m, k, n]);
         let mut c = vec![7.0; m * wide];
         let columns = MatMut::strided(&mut c[2..], m, n, wide);
-        gemm_parallel(Mat::row_major(&a, m, k), Mat::row_major(&b, k, n), Accumulate::Set, columns);
+        gemm(Mat::row_major(&a, m, k), Mat::row_major(&b, k, n), Accumulate::Set, columns);
         for (c, expected) in c.chunks(wide).zip(expected.chunks(n)) {
             assert!(close(&c[2..2 + n], expected));
             assert!(c[..2].iter().chain(&c[2 + n..]).all(|&v| v == 7.0));

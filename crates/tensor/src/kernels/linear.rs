@@ -6,8 +6,9 @@
 //! db[o]   = Σ_n dy[n,o]                    (linear.4)
 //! ```
 
-use super::gemm::{Accumulate, Mat, MatMut, gemm_parallel};
-use super::rows::add_column_sums;
+use super::blocks::gemm_parallel;
+use super::gemm::{Accumulate, Mat, MatMut};
+use super::rows::for_each_chunk;
 use crate::{Error, Real, Result, Tensor};
 
 /// The gradients of [`linear`]; `None` where not wanted.
@@ -31,15 +32,13 @@ pub struct LinearGrads<T: Real> {
 pub fn linear<T: Real>(x: &Tensor<T>, w: &Tensor<T>, b: Option<&Tensor<T>>) -> Result<Tensor<T>> {
     const OP: &str = "linear";
     let [n, i, o] = check(OP, x, w)?;
-    let mut y = Tensor::zeros([n, o]);
-    if let Some(b) = b {
-        if b.shape()[..] != [o] {
-            return Err(Error::shape(OP, "b", format!("[{o}], one value a row of w"), b.shape()));
-        }
-        y.as_mut_slice().chunks_exact_mut(o.max(1)).for_each(|y| y.copy_from_slice(b.as_slice()));
+    if let Some(b) = b.filter(|b| b.shape()[..] != [o]) {
+        return Err(Error::shape(OP, "b", format!("[{o}], one value a row of w"), b.shape()));
     }
+    let mut y = Tensor::any([n, o]);
     let (x, w) = (Mat::row_major(x.as_slice(), n, i), Mat::row_major(w.as_slice(), o, i));
-    gemm_parallel(x, w.t(), Accumulate::Add, MatMut::row_major(y.as_mut_slice(), n, o));
+    let acc = b.map_or(Accumulate::Set, |b| Accumulate::Bias(b.as_slice()));
+    gemm_parallel(x, w.t(), acc, MatMut::row_major(y.as_mut_slice(), n, o));
     Ok(y)
 }
 
@@ -63,20 +62,24 @@ pub fn linear_backward<T: Real>(
     }
     let matrix = Mat::row_major(dy.as_slice(), n, o);
     let dx = want_x.then(|| {
-        let mut dx = Tensor::zeros([n, i]);
+        let mut dx = Tensor::any([n, i]);
         let w = Mat::row_major(w.as_slice(), o, i);
-        gemm_parallel(matrix, w, Accumulate::Add, MatMut::row_major(dx.as_mut_slice(), n, i));
+        gemm_parallel(matrix, w, Accumulate::Set, MatMut::row_major(dx.as_mut_slice(), n, i));
         dx
     });
     let dw = want_w.then(|| {
-        let mut dw = Tensor::zeros([o, i]);
+        let mut dw = Tensor::any([o, i]);
         let x = Mat::row_major(x.as_slice(), n, i);
-        gemm_parallel(matrix.t(), x, Accumulate::Add, MatMut::row_major(dw.as_mut_slice(), o, i));
+        gemm_parallel(matrix.t(), x, Accumulate::Set, MatMut::row_major(dw.as_mut_slice(), o, i));
         dw
     });
     let db = want_b.then(|| {
         let mut db = vec![0.0; o];
-        add_column_sums(dy.as_slice(), &mut db);
+        for_each_chunk(&mut db, 1, |start, db| {
+            for dy in dy.as_slice().chunks_exact(o) {
+                db.iter_mut().zip(&dy[start..]).for_each(|(db, dy)| *db += dy.f64());
+            }
+        });
         Tensor::from_memory([o], db.into_iter().map(T::of).collect())
     });
     Ok(LinearGrads { dx, dw, db: db.transpose()? })

@@ -7,7 +7,8 @@
 
 use rayon::prelude::*;
 
-use super::gemm::{Accumulate, Mat, MatMut, gemm_parallel};
+use super::blocks::gemm_parallel;
+use super::gemm::{Accumulate, Mat, MatMut};
 use crate::{Error, Real, Result, Shape, Tensor};
 
 /// The gradients of [`matmul`], `da` and `db`; `None` where not wanted.
@@ -101,13 +102,13 @@ impl Sizes {
         [rows, cols]: [usize; 2],
         factors: impl Fn(usize) -> (Mat<'a, T>, Mat<'a, T>) + Send + Sync,
     ) -> Tensor<T> {
-        let mut products = Tensor::zeros(self.shape([rows, cols]));
+        let mut products = Tensor::any(self.shape([rows, cols]));
         if products.is_empty() {
             return products;
         }
         products.as_mut_slice().par_chunks_mut(rows * cols).enumerate().for_each(|(i, product)| {
             let (left, right) = factors(i);
-            gemm_parallel(left, right, Accumulate::Add, MatMut::row_major(product, rows, cols));
+            gemm_parallel(left, right, Accumulate::Set, MatMut::row_major(product, rows, cols));
         });
         products
     }

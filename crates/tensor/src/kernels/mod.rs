@@ -3,6 +3,7 @@
 pub mod activation;
 mod ahead;
 pub mod batch_norm;
+pub mod blocks;
 pub mod broadcast;
 pub mod compose;
 pub mod concat;
