@@ -23,6 +23,13 @@ impl<T: Real> Aligned<T> {
         Aligned { memory, start, len }
     }
 
+    /// Makes sure of `len` elements: where there are fewer, that many zeros take their place.
+    pub fn lengthen(&mut self, len: usize) {
+        if self.len < len {
+            *self = Self::zeros(len);
+        }
+    }
+
     /// The same elements.
     pub fn copy(elements: &[T]) -> Self {
         let mut aligned = Self::zeros(elements.len());
@@ -84,6 +91,13 @@ mod tests {
             double.fill(1.0);
             assert_eq!(Aligned::copy(&double).iter().sum::<f64>(), len as f64);
         }
-        assert!(Aligned::<f32>::default().is_empty());
+        let mut memory = Aligned::<f32>::default();
+        assert!(memory.is_empty());
+        memory.lengthen(3);
+        memory.fill(2.0);
+        memory.lengthen(2);
+        assert_eq!(memory[..], [2.0; 3]);
+        memory.lengthen(5);
+        assert_eq!(memory[..], [0.0; 5]);
     }
 }

@@ -302,10 +302,16 @@ pub(crate) fn add_scaled<T: Real>(y: &mut [T], factor: T, x: &[T]) {
 
 /// `w [O, K]` as a panel `[K, O]`: what a product with Wᵀ reads.
 pub(crate) fn transposed_panel<T: Real>(w: &[T], o: usize, k: usize) -> Aligned<T> {
-    let row = panel_row(o);
-    let mut panel = Aligned::zeros(k * row);
-    transpose(w, k, [o, k], &mut panel, row);
+    let mut panel = Aligned::default();
+    fill_transposed_panel(w, o, k, &mut panel);
     panel
+}
+
+/// [`transposed_panel`] in memory that is empty or held such a panel: what lies between its rows is zero.
+pub(crate) fn fill_transposed_panel<T: Real>(w: &[T], o: usize, k: usize, panel: &mut Aligned<T>) {
+    let row = panel_row(o);
+    panel.lengthen(k * row);
+    transpose(w, k, [o, k], panel, row);
 }
 
 /// A panel `[K, O]` back as `w [O, K]`.

@@ -1,13 +1,14 @@
 //! k x k kernels with one group: columns that are never written down. Channels last, a row of a patch lies together in
 //! the padded input row, so the product reads its operand straight from there, pixel after pixel `stride·C` apart.
-//! With stride 1, (conv.3) is the same with the kernels turned around; with a larger one it goes through
-//! [columns](super::columns).
+//!
+//! (conv.3) is made of such products too. The pixels of a row of `dx` that lie a stride apart are reached by the same taps,
+//! each from neighbouring pixels of `dy`: every one of the first `stride` pixels begins a row of patches of its own.
 
 #![allow(unsafe_code, reason = "products take raw pointers")]
 
 use std::ops::Range;
 
-use super::window::{Rows, Window};
+use super::window::Window;
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
 use crate::aligned::Aligned;
@@ -17,31 +18,16 @@ use crate::kernels::pending::{GradLoader, Loader, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, panel_row};
 use crate::simd::{Kernel, Vector};
 
-/// Whether (conv.3) is a convolution of the same kind: [`turned`] says which.
-pub(super) fn turns(s: &Sizes) -> bool {
-    let reaches = |axis: usize, k: usize| s.geo.dilation[axis] * (k - 1) >= s.geo.padding[axis];
-    s.geo.stride == [1; 2] && reaches(0, s.kh) && reaches(1, s.kw)
-}
-
-/// The convolution from `dy` to `dx`.
-fn turned(s: &Sizes) -> Sizes {
-    let mut geo = s.geo;
-    geo.padding =
-        [s.geo.dilation[0] * (s.kh - 1) - s.geo.padding[0], s.geo.dilation[1] * (s.kw - 1) - s.geo.padding[1]];
-    Sizes { c: s.o, h: s.oh, w: s.ow, o: s.c, oh: s.h, ow: s.w, geo, ..*s }
-}
-
-/// The kernels `[O, kh·kw, C]` turned around as a panel `[kh·kw, O, C]`.
-pub(super) fn turned_panel<T: Real>(s: &Sizes, w: &[T]) -> Aligned<T> {
+/// The kernels `[O, kh·kw, C]` turned around as a panel `[kh·kw, O, C]`, in memory that is empty or held one.
+pub(super) fn fill_turned_panel<T: Real>(s: &Sizes, w: &[T], panel: &mut Aligned<T>) {
     let (taps, row) = (s.kh * s.kw, panel_row(s.c));
-    let mut panel = Aligned::zeros(taps * s.o * row);
+    panel.lengthen(taps * s.o * row);
     for o in 0..s.o {
         for tap in 0..taps {
             let to = ((taps - 1 - tap) * s.o + o) * row;
             panel[to..to + s.c].copy_from_slice(&w[(o * taps + tap) * s.c..][..s.c]);
         }
     }
-    panel
 }
 
 /// Rows of the input as the patches of one row reach over them.
@@ -49,16 +35,16 @@ fn reach(s: &Sizes) -> usize {
     (s.kh - 1) * s.geo.dilation[0] + 1
 }
 
-fn window<'a, T: Real, R: Rows<T>>(s: &Sizes, source: &'a R, height: usize) -> Window<'a, T, R> {
+fn window<'a, T: Real>(s: &Sizes, source: &'a Loader<'a, T>, height: usize) -> Window<'a, T, Loader<'a, T>> {
     Window::new(source, s.w, [s.geo.padding[1]; 2], height)
 }
 
 /// The parts of the patches of output row `row`: where the first one starts, and its row of the panel. Returns how many
 /// elements a part has.
 #[inline(always)]
-fn parts<T: Real, V: Vector<T>, R: Rows<T>>(
+fn parts<T: Real, V: Vector<T>>(
     s: &Sizes,
-    window: &mut Window<'_, T, R>,
+    window: &mut Window<'_, T, Loader<'_, T>>,
     row: usize,
     parts: &mut Vec<(*const T, usize)>,
 ) -> usize {
@@ -79,15 +65,15 @@ fn parts<T: Real, V: Vector<T>, R: Rows<T>>(
 }
 
 /// A convolution row by row.
-struct Slide<'a, T, R> {
+struct Slide<'a, T: Real> {
     s: &'a Sizes,
-    window: Window<'a, T, R>,
+    window: Window<'a, T, Loader<'a, T>>,
     parts: Vec<(*const T, usize)>,
     chunks: Vec<Chunk<T>>,
 }
 
-impl<'a, T: Real, R: Rows<T>> Slide<'a, T, R> {
-    fn new(s: &'a Sizes, source: &'a R) -> Self {
+impl<'a, T: Real> Slide<'a, T> {
+    fn new(s: &'a Sizes, source: &'a Loader<'a, T>) -> Self {
         Slide { s, window: window(s, source, reach(s)), parts: Vec::new(), chunks: Vec::new() }
     }
 
@@ -96,7 +82,7 @@ impl<'a, T: Real, R: Rows<T>> Slide<'a, T, R> {
     #[inline(always)]
     fn row<V: Vector<T>>(&mut self, row: usize, panel: &[T], start: Start<T>, rectifier: Rectifier, y: &mut [T]) {
         let s = self.s;
-        let k = parts::<T, V, R>(s, &mut self.window, row, &mut self.parts);
+        let k = parts::<T, V>(s, &mut self.window, row, &mut self.parts);
         self.chunks.clear();
         for &(a, at) in &self.parts {
             self.chunks.push(Chunk { a, b: panel[at * panel_row(s.o)..].as_ptr(), k });
@@ -180,9 +166,7 @@ fn grad_w<T: Real, V: Vector<T>>(
     let (parts, k) = if d == 1 { (1, s.kw * s.c) } else { (s.kw, s.c) };
     let (mut dz, mut chunks) = (Aligned::default(), Vec::new());
     for block in blocks {
-        if dz.len() < block.len() * s.ow * o_row {
-            dz = Aligned::zeros(block.len() * s.ow * o_row);
-        }
+        dz.lengthen(block.len() * s.ow * o_row);
         dy.load::<V>(block.start * s.ow, block.len() * s.ow, &mut dz, o_row);
         let ahead = dy.ahead(block.start * s.ow, block.len() * s.ow);
         for u in 0..s.kh {
@@ -215,7 +199,123 @@ fn grad_w<T: Real, V: Vector<T>>(
 }
 // ANCHOR_END: grad_w
 
-/// (conv.2) and, where it [turns], (conv.3) for some images.
+/// (conv.2) for the kernels that an image has of its own, straight into them: `dw [O, kh, kw, C]`, a product for each row of
+/// taps and block of pixels. Turning [`grad_w`]'s panel would take longer than this.
+// ANCHOR: grad_own
+#[inline(always)]
+fn grad_own<T: Real, V: Vector<T>>(s: &Sizes, x: &Loader<'_, T>, dy: &GradLoader<'_, T>, image: usize, dw: &mut [T]) {
+    let (blocks, height) = blocks(s, image..image + 1);
+    let mut window = window(s, x, height);
+    let (o_row, stride, d) = (panel_row(s.o), s.geo.stride[1], s.geo.dilation[1]);
+    let (parts, columns) = if d == 1 { (1, s.kw * s.c) } else { (s.kw, s.c) };
+    let (mut dz, mut chunks) = (Aligned::default(), Vec::new());
+    for block in blocks {
+        dz.lengthen(block.len() * s.ow * o_row);
+        dy.load::<V>(block.start * s.ow, block.len() * s.ow, &mut dz, o_row);
+        for u in 0..s.kh {
+            for v in 0..parts {
+                chunks.clear();
+                for (i, row) in block.clone().enumerate() {
+                    let Some(h) = s.row_under(row % s.oh, u) else { continue };
+                    let b = window.row::<V>(image * s.h + h).wrapping_add(v * d * s.c);
+                    chunks.push(Chunk { a: dz[i * s.ow * o_row..].as_ptr(), b, k: s.ow });
+                }
+                let product = Product {
+                    rows: s.o,
+                    columns,
+                    a_row: 1,
+                    a_step: o_row,
+                    b_row: stride * s.c,
+                    start: if block.start == image * s.oh { Start::Zero } else { Start::Output },
+                    out: dw[(u * s.kw + v) * s.c..].as_mut_ptr(),
+                    out_row: s.taps(),
+                    rectifier: Rectifier::Identity,
+                };
+                // SAFETY: as in `grad_w`, the other way round; behind its last row the window can still be read.
+                unsafe { product.run::<V>(&chunks) };
+            }
+        }
+    }
+}
+// ANCHOR_END: grad_own
+
+/// (conv.3) row by row.
+struct GradX<'a, T: Real> {
+    s: &'a Sizes,
+    window: Window<'a, T, GradLoader<'a, T>>,
+    /// For each of the first `stride` pixels, its taps from the last to the first: v, and how far into a padded row of `dy`
+    /// the pixel lies that reached it by v.
+    taps: Vec<Vec<(usize, usize)>>,
+    chunks: Vec<Chunk<T>>,
+}
+
+impl<'a, T: Real> GradX<'a, T> {
+    fn new(s: &'a Sizes, dy: &'a GradLoader<'a, T>) -> Self {
+        let ([_, stride], [_, p], [_, d]) = (s.geo.stride, s.geo.padding, s.geo.dilation);
+        // Pixels of `dy` before the first one and behind the last, as far as the patches of `dx` reach.
+        let left = (d * (s.kw - 1)).saturating_sub(p).div_ceil(stride);
+        let right = ((s.w - 1 + p) / stride + 1).saturating_sub(s.ow);
+        let taps_of = |pixel: usize| {
+            let taps = (0..s.kw).rev().filter_map(|v| {
+                let at = (left * stride + pixel + p).checked_sub(v * d)?;
+                (at % stride == 0).then_some((v, at / stride * s.o))
+            });
+            taps.collect()
+        };
+        GradX {
+            s,
+            window: Window::new(dy, s.ow, [left, right], reach(s).div_ceil(s.geo.stride[0])),
+            taps: (0..stride.min(s.w)).map(taps_of).collect(),
+            chunks: Vec::new(),
+        }
+    }
+
+    /// Row `row` of the batch's input.
+    // ANCHOR: grad_x
+    #[inline(always)]
+    fn row<V: Vector<T>>(&mut self, row: usize, panel: &[T], dx: &mut [T]) {
+        let (s, b_row) = (self.s, panel_row(self.s.c));
+        let (n, h) = (row / s.h, row % s.h);
+        let stride = s.geo.stride[1];
+        for (pixel, taps) in self.taps.iter().enumerate() {
+            self.chunks.clear();
+            for u in (0..s.kh).rev() {
+                let Some(i) = s.row_above(h, u) else { continue };
+                let line = self.window.row::<V>(n * s.oh + i);
+                for &(v, at) in taps {
+                    let turned = s.kh * s.kw - 1 - (u * s.kw + v);
+                    let (a, b) = (line.wrapping_add(at), panel[turned * s.o * b_row..].as_ptr());
+                    match self.chunks.last_mut() {
+                        // Taps that lie side by side in both operands are one sum.
+                        Some(last) if last.a.wrapping_add(last.k) == a && last.b.wrapping_add(last.k * b_row) == b => {
+                            last.k += s.o;
+                        }
+                        _ => self.chunks.push(Chunk { a, b, k: s.o }),
+                    }
+                }
+            }
+            let product = Product {
+                rows: (s.w - pixel).div_ceil(stride),
+                columns: s.c,
+                a_row: s.o,
+                a_step: 1,
+                b_row,
+                start: Start::Zero,
+                out: dx[pixel * s.c..s.w * s.c].as_mut_ptr(),
+                out_row: stride * s.c,
+                rectifier: Rectifier::Identity,
+            };
+            let steps = self.chunks.iter().map(|chunk| chunk.k).sum::<usize>().max(1);
+            let next = Stretch::after(dx).part(pixel, self.taps.len());
+            let ahead = Ahead::new(product.steps::<V>(steps), [], [next]);
+            // SAFETY: every pixel of `dy` that is reached lies inside its padded row, `dx` holds a row of the input.
+            unsafe { product.run_asking::<V, 0, 1>(&self.chunks, ahead) };
+        }
+    }
+    // ANCHOR_END: grad_x
+}
+
+/// (conv.2) and (conv.3) for some images.
 pub(super) struct Backward<'a, T: Real>(pub BackwardTask<'a, T>);
 
 impl<T: Real> Kernel<T> for Backward<'_, T> {
@@ -225,15 +325,16 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
     fn run<V: Vector<T>>(self) -> Sums {
         let BackwardTask { s, x, dy, w, images, dx, dw } = self.0;
         let mut sums = Sums::zeros(s.c);
-        if let Some(dw) = dw {
-            grad_w::<T, V>(s, x, dy, images.clone(), dw);
+        match dw {
+            Some(dw) if s.per_sample => grad_own::<T, V>(s, x, dy, images.start, dw),
+            Some(dw) => grad_w::<T, V>(s, x, dy, images.clone(), dw),
+            None => {}
         }
         if let Some(dx) = dx {
-            let t = turned(s);
-            let mut slide = Slide::new(&t, dy);
+            let mut grad_x = GradX::new(s, dy);
             let rows = images.start * s.h..images.end * s.h;
             for (row, dx) in rows.zip(dx.chunks_exact_mut(s.w * s.c)) {
-                slide.row::<V>(row, w, Start::Zero, Rectifier::Identity, dx);
+                grad_x.row::<V>(row, w, dx);
                 x.finish::<V>(row * s.w, dx, &mut sums);
             }
         }

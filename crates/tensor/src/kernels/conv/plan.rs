@@ -7,7 +7,7 @@ use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::moments::{Moments, RowMoments};
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, statistics, total};
-use crate::kernels::tile::{from_transposed_panel, panel, panel_row, transposed_panel};
+use crate::kernels::tile::{fill_transposed_panel, from_transposed_panel, panel, panel_row};
 use crate::parallel::{PIECES, parts_mut, ranges, run_tasks, split};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Real, Result, Tensor};
@@ -93,23 +93,25 @@ impl Plan {
         (s.n * s.oh * s.ow).saturating_mul(s.weights())
     }
 
-    /// A set of kernels as the forward pass reads them.
-    fn forward_panel<T: Real>(&self, w: &[T]) -> Aligned<T> {
+    /// A set of kernels as the forward pass reads them. Its memory is used again: sets follow each other sample by sample.
+    fn forward_panel<'a, T: Real>(&self, w: &[T], memory: &'a mut Aligned<T>) -> &'a [T] {
         let s = &self.s;
         match self.path {
-            Path::Depthwise => depthwise::tap_major(s, w),
-            _ => transposed_panel(w, s.o, s.taps()),
+            Path::Depthwise => *memory = depthwise::tap_major(s, w),
+            _ => fill_transposed_panel(w, s.o, s.taps(), memory),
         }
+        memory
     }
 
-    /// A set of kernels as (conv.3) reads them.
-    fn backward_panel<T: Real>(&self, w: &[T]) -> Aligned<T> {
+    /// A set of kernels as (conv.3) reads them, likewise.
+    fn backward_panel<'a, T: Real>(&self, w: &[T], memory: &'a mut Aligned<T>) -> &'a [T] {
         let s = &self.s;
         match self.path {
-            Path::Depthwise => depthwise::tap_major(s, w),
-            Path::Dense => dense::turned_panel(s, w),
-            _ => panel(w, s.c),
+            Path::Depthwise => *memory = depthwise::tap_major(s, w),
+            Path::Dense => dense::fill_turned_panel(s, w, memory),
+            _ => *memory = panel(w, s.c),
         }
+        memory
     }
 
     /// `range`, or where samples have their own kernels the parts of it that belong to each: its sample, and which part.
@@ -145,16 +147,19 @@ impl Plan {
                 dispatch(Finish { c: s.o, y, rectifier, with_moments }).finish()
             })
         } else {
-            let shared = (!s.per_sample).then(|| self.forward_panel(w));
+            let mut memory = Aligned::default();
+            let shared = (!s.per_sample).then(|| self.forward_panel(w, &mut memory));
             let row = panel_row(s.o);
             let biases = b.map(|b| panel(b, s.o));
             let x = &x.loader();
             let moments = run_tasks(tasks, self.work(), |(rows, y)| {
-                let first = rows.start;
+                let (first, mut memory) = (rows.start, Aligned::default());
                 let of_sample = |(n, rows): (usize, Range<usize>)| {
                     // A sample's own kernels are packed when it is their turn, and stay in the cache.
-                    let own = shared.is_none().then(|| self.forward_panel(&w[n * s.weights()..][..s.weights()]));
-                    let w = shared.as_ref().or(own.as_ref()).expect("one of them");
+                    let w = match shared {
+                        Some(w) => w,
+                        None => self.forward_panel(&w[n * s.weights()..][..s.weights()], &mut memory),
+                    };
                     let bias = biases.as_ref().map(|biases| &biases[n * row..][..row]);
                     let y = &mut y[(rows.start - first) * s.ow * s.o..][..rows.len() * s.ow * s.o];
                     let task = ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments };
@@ -181,7 +186,7 @@ impl Plan {
         want: Want,
     ) -> Result<PendingConvGrads<T>> {
         let s = &self.s;
-        let by_columns = self.path == Path::Columns || (self.path == Path::Dense && !dense::turns(s));
+        let by_columns = self.path == Path::Columns;
         let made = (want.b || by_columns).then(|| dy.clone().make());
         let mut grads = PendingConvGrads { dx: None, dw: None, db: None };
         if let (true, Some(dy)) = (want.b, &made) {
@@ -189,29 +194,33 @@ impl Plan {
             let shape: &[usize] = if s.per_sample { &[s.n, s.o] } else { &[s.o] };
             grads.db = Some(Tensor::from_memory(shape, db)?);
         }
-        if let (true, true, Some(dy)) = (want.x, by_columns, &made) {
-            let mut dx = Tensor::zeros(x.z.shape());
-            columns::grad_x(s, dy.as_slice(), w.as_slice(), dx.as_mut_slice());
-            grads.dx = Some(MaskedGrad::of(x, dx)?);
-        }
-        if self.path == Path::Columns {
-            if let (true, Some(dy)) = (want.w, &made) {
+        if let (true, Some(dy)) = (by_columns, &made) {
+            if want.x {
+                let mut dx = Tensor::zeros(x.z.shape());
+                columns::grad_x(s, dy.as_slice(), w.as_slice(), dx.as_mut_slice());
+                grads.dx = Some(MaskedGrad::of(x, dx)?);
+            }
+            if want.w {
                 let dw = columns::grad_w(s, x.make().as_slice(), dy.as_slice());
                 grads.dw = Some(Tensor::from_memory(w.shape(), dw)?);
             }
             return Ok(grads);
         }
-        let want_x = want.x && !by_columns;
-        if !want_x && !want.w {
+        if !want.x && !want.w {
             return Ok(grads);
         }
-        let shared = (want_x && !s.per_sample).then(|| self.backward_panel(w.as_slice()));
+        let mut memory = Aligned::default();
+        let shared = match (want.x, s.per_sample) {
+            (true, true) => None,
+            (true, false) => Some(self.backward_panel(w.as_slice(), &mut memory)),
+            (false, _) => Some(&[][..]),
+        };
         let of_kernels = match self.path {
             Path::Depthwise => s.weights(),
             _ => s.taps() * panel_row(s.o),
         };
         let images = ranges(s.n, (PARTIALS / of_kernels.max(1)).clamp(4, PIECES));
-        let mut dx = want_x.then(|| Tensor::any(x.z.shape()));
+        let mut dx = want.x.then(|| Tensor::any(x.z.shape()));
         let dxs: Vec<Option<&mut [T]>> = match &mut dx {
             Some(dx) => parts_mut(dx.as_mut_slice(), &images, s.h * s.w * s.c).into_iter().map(Some).collect(),
             None => images.iter().map(|_| None).collect(),
@@ -229,31 +238,36 @@ impl Plan {
             _ => from_transposed_panel(panel, s.o, s.taps(), w),
         };
         // A sum of gradients for each task. From the pool: fresh memory would be cleared page by page in each step.
-        let of_set = if want.w { of_kernels } else { 0 };
+        let straight = self.path == Path::Dense && s.per_sample;
+        let of_set = if want.w && !straight { of_kernels } else { 0 };
         let mut sets = Tensor::any([images.len(), of_set]);
         let of_tasks = parts_mut(sets.as_mut_slice(), &ranges(images.len(), images.len()), of_set);
         let (loader, gradient) = (&x.loader(), &dy.loader());
         let tasks = images.into_iter().zip(dxs).zip(own.into_iter().zip(of_tasks)).collect();
         let sums =
             run_tasks(tasks, self.work(), |((images, mut dx), (mut own, set)): ((Range<usize>, _), (_, &mut [T]))| {
-                let (first, pixels) = (images.start, s.h * s.w * s.c);
+                let (first, pixels, mut memory) = (images.start, s.h * s.w * s.c, Aligned::default());
                 let of_sample = |(n, images): (usize, Range<usize>)| {
-                    let w = &w.as_slice()[n * s.weights()..][..s.weights()];
-                    let panel = (want_x && shared.is_none()).then(|| self.backward_panel(w));
-                    let w = shared.as_ref().or(panel.as_ref()).map_or(&[][..], |panel| panel);
+                    let w = match shared {
+                        Some(w) => w,
+                        None => self.backward_panel(&w.as_slice()[n * s.weights()..][..s.weights()], &mut memory),
+                    };
                     let at = images.start - first;
                     let dx = dx.as_deref_mut().map(|dx: &mut [T]| &mut dx[at * pixels..][..images.len() * pixels]);
+                    let own = own.as_deref_mut().map(|own: &mut [T]| &mut own[at * s.weights()..][..s.weights()]);
                     set.fill(T::zero());
-                    let dw = want.w.then_some(&mut *set);
+                    let (dw, own) = match own {
+                        Some(own) if straight => (Some(own), None),
+                        own => (want.w.then_some(&mut *set), own),
+                    };
                     let task = BackwardTask { s, x: loader, dy: gradient, w, images, dx, dw };
                     let sums = match self.path {
                         Path::Pointwise => dispatch(pointwise::Backward(task)),
                         Path::Depthwise => dispatch(depthwise::Backward(task)),
                         _ => dispatch(dense::Backward(task)),
                     };
-                    if let Some(own) = own.as_deref_mut() {
-                        let own: &mut [T] = own;
-                        unpack(set, &mut own[at * s.weights()..][..s.weights()]);
+                    if let Some(own) = own {
+                        unpack(set, own);
                     }
                     sums
                 };

@@ -51,6 +51,13 @@ fn table() -> Vec<(Path, &'static str, Case)> {
         (Dense, "3x3 with stride 2 on odd sizes", case([2, 3, 7, 9], [4, 3, 3], geo.stride(2).padding(1))),
         (Dense, "3x3 with stride 2 that leaves a row over", case([2, 3, 6, 8], [4, 3, 3], geo.stride(2))),
         (Dense, "3x3 with dilation 2", case([2, 3, 7, 6], [4, 3, 3], geo.dilation(2).padding(2))),
+        (
+            Dense,
+            "3x3 with stride 3 and dilation 2",
+            case([2, 3, 11, 10], [4, 3, 3], geo.stride(3).dilation(2).padding(1)),
+        ),
+        (Dense, "2x2 with stride 3: pixels that no tap reaches", case([2, 3, 7, 8], [4, 2, 2], geo.stride(3))),
+        (Dense, "one group, unequal along the axes", case([2, 4, 7, 6], [6, 2, 3], lopsided.groups(1))),
         (Columns, "3x3 in three groups", case([2, 6, 5, 7], [9, 3, 3], geo.groups(3).padding(1))),
         (Columns, "groups, stride and dilation", case([2, 4, 9, 8], [6, 3, 3], geo.groups(2).stride(2).dilation(2))),
         (Dense, "5x5 larger than the image", case([2, 3, 2, 3], [4, 5, 5], geo.padding(2))),

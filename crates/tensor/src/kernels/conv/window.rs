@@ -48,7 +48,7 @@ pub(super) struct Window<'a, T, R> {
 
 impl<'a, T: Real, R: Rows<T>> Window<'a, T, R> {
     /// For rows of `pixels` pixels, `left` and `right` pixels of zeros around them, at least the last `height` rows kept:
-    /// a power of two, for a division takes as long as the row of a tile.
+    /// a power of two, for a division takes as long as the row of a tile. Behind the last row a vector more can be read.
     pub fn new(source: &'a R, pixels: usize, [left, right]: [usize; 2], height: usize) -> Self {
         let (c, height) = (source.channels(), height.next_power_of_two());
         let row_len = (left + pixels + right) * c;
@@ -57,7 +57,7 @@ impl<'a, T: Real, R: Rows<T>> Window<'a, T, R> {
             pixels,
             left: left * c,
             row_len,
-            memory: Aligned::zeros(height * row_len),
+            memory: Aligned::zeros(height * row_len + 16),
             held: vec![None; height],
         }
     }
