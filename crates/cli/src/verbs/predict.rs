@@ -96,10 +96,10 @@ fn object(file: &Path, top: &[(&str, f64)]) -> Value {
 
 /// The bytes of an image as the model wants it, in the order `H, W, C`.
 fn pixels(file: &Path, description: &Description, filter: Option<Filter>) -> anyhow::Result<Vec<u8>> {
-    let of_photos = description.dataset.parse::<Kind>().is_ok_and(Kind::is_of_photos);
-    match (filter, description.input) {
-        (None, [3, height, width]) if of_photos && height == width => Ok(evaluation_input(file, height)?),
-        (filter, input) => stretched(file, input, filter.unwrap_or(Filter::Lanczos3)),
+    let photos = description.dataset.parse::<Kind>().ok().filter(|kind| kind.is_of_photos());
+    match (filter, photos, description.input) {
+        (None, Some(kind), [3, height, width]) if height == width => Ok(evaluation_input(kind, file, height)?),
+        (filter, _, input) => stretched(file, input, filter.unwrap_or(Filter::Lanczos3)),
     }
 }
 

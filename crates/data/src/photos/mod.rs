@@ -9,19 +9,19 @@ use std::path::Path;
 pub(crate) use decode::{Photo, decode};
 pub(crate) use recipe::Recipe;
 
-use crate::options::{MAX_INPUT, SetOptions};
-use crate::{Error, Result};
+use crate::options::SetOptions;
+use crate::{Kind, Result};
 
-/// The pixels (`H, W, C`) of an image file as a set of photos shows it in evaluation: the centre, `size` x `size`, of the photo
-/// with its shorter side at size·256/224.
+/// The pixels (`H, W, C`) of an image file as `kind`, a set of photos, shows it in evaluation: the centre, `size` x `size`, of
+/// the photo with its shorter side at size·256/224.
 ///
 /// # Errors
-/// [`Error::Io`] and [`Error::Broken`] of a file that cannot be read; [`Error::Invalid`] of a size that no set has.
-pub fn evaluation_input(file: &Path, size: usize) -> Result<Vec<u8>> {
-    if !(1..=MAX_INPUT).contains(&size) {
-        return Err(Error::invalid("input size", format!("{size} is not in 1 ..= {MAX_INPUT}")));
-    }
-    Recipe::new(&SetOptions { input_size: Some(size), ..SetOptions::default() }).evaluation(&decode(file)?)
+/// [`Error::Io`](crate::Error::Io) and [`Error::Broken`](crate::Error::Broken) of a file that cannot be read;
+/// [`Error::Invalid`](crate::Error::Invalid) of a size that the set does not take.
+pub fn evaluation_input(kind: Kind, file: &Path, size: usize) -> Result<Vec<u8>> {
+    let options = SetOptions { input_size: Some(size), ..SetOptions::default() };
+    options.check(kind)?;
+    Recipe::new(&options).evaluation(&decode(file)?)
 }
 
 #[cfg(test)]

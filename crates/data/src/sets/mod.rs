@@ -50,7 +50,7 @@ pub enum Kind {
 impl Kind {
     /// Whether its images are photos of any size, of which a network is shown a part.
     pub fn is_of_photos(self) -> bool {
-        matches!(self, Kind::Imagenet | Kind::Folder)
+        self.options().contains(&"input-size")
     }
 }
 
