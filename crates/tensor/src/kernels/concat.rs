@@ -10,6 +10,7 @@
 use rayon::prelude::*;
 
 use super::broadcast::memory_axes;
+use crate::parallel;
 use crate::shape::MAX_RANK;
 use crate::{Error, Real, Result, Shape, Tensor};
 
@@ -33,15 +34,15 @@ pub fn concat<T: Real>(xs: &[&Tensor<T>], axis: usize) -> Result<Tensor<T>> {
         }
     }
     let shape = with_extent(first.shape(), axis, xs.iter().filter_map(|x| along(x)).sum());
-    let mut y = Vec::with_capacity(shape.elements());
-    let [outer, _] = around(&shape, axis);
-    for i in 0..outer {
+    let mut y = Tensor::any(shape);
+    for_each_piece(y.as_mut_slice(), around(&shape, axis)[0], |i, outer, mut y| {
         for x in xs {
-            let piece = x.len() / outer;
-            y.extend_from_slice(&x.as_slice()[i * piece..][..piece]);
+            let (piece, rest) = y.split_at_mut(x.len() / outer);
+            piece.copy_from_slice(&x.as_slice()[i * piece.len()..][..piece.len()]);
+            y = rest;
         }
-    }
-    Tensor::from_memory(shape, y)
+    });
+    Ok(y)
 }
 
 /// The entries `start .. start + len` of `axis`, (narrow.1).
@@ -55,11 +56,11 @@ pub fn narrow<T: Real>(x: &Tensor<T>, axis: usize, start: usize, len: usize) -> 
     check_range("narrow", x.shape(), axis, start, len)?;
     let shape = with_extent(x.shape(), axis, len);
     let ([outer, inner], extent) = (around(x.shape(), axis), x.shape()[axis]);
-    let mut y = Vec::with_capacity(shape.elements());
-    for i in 0..outer {
-        y.extend_from_slice(&x.as_slice()[(i * extent + start) * inner..][..len * inner]);
-    }
-    Tensor::from_memory(shape, y)
+    let mut y = Tensor::any(shape);
+    for_each_piece(y.as_mut_slice(), outer, |i, _, y| {
+        y.copy_from_slice(&x.as_slice()[(i * extent + start) * inner..][..len * inner]);
+    });
+    Ok(y)
 }
 
 /// The gradient of [`narrow`]'s input, (narrow.2).
@@ -81,12 +82,15 @@ pub fn narrow_backward<T: Real>(shape: &[usize], axis: usize, start: usize, dy: 
         return Err(Error::shape(OP, "dy", format!("{shape:?} but for axis {axis}"), dy.shape()));
     }
     check_range(OP, &shape, axis, start, len)?;
-    let ([outer, inner], extent) = (around(&shape, axis), shape[axis]);
-    let mut dx = Tensor::zeros(shape);
-    for i in 0..outer {
-        let dx = &mut dx.as_mut_slice()[(i * extent + start) * inner..][..len * inner];
-        dx.copy_from_slice(&dy.as_slice()[i * len * inner..][..len * inner]);
-    }
+    let [outer, inner] = around(&shape, axis);
+    let mut dx = Tensor::any(shape);
+    for_each_piece(dx.as_mut_slice(), outer, |i, _, dx| {
+        let (before, rest) = dx.split_at_mut(start * inner);
+        let (range, behind) = rest.split_at_mut(len * inner);
+        before.fill(T::zero());
+        range.copy_from_slice(&dy.as_slice()[i * len * inner..][..len * inner]);
+        behind.fill(T::zero());
+    });
     Ok(dx)
 }
 
@@ -123,7 +127,7 @@ pub fn channel_shuffle<T: Real>(x: &Tensor<T>, groups: usize) -> Result<Tensor<T
     if groups == 0 || c % groups != 0 {
         return Err(Error::invalid(OP, format!("{groups} groups do not divide {c} channels")));
     }
-    let mut y = Tensor::zeros(*x.shape());
+    let mut y = Tensor::any(*x.shape());
     if x.is_empty() {
         return Ok(y);
     }
@@ -137,6 +141,15 @@ pub fn channel_shuffle<T: Real>(x: &Tensor<T>, groups: usize) -> Result<Tensor<T
         }
     });
     Ok(y)
+}
+
+/// Calls `f(i, outer, piece)` with the `outer` pieces of `y` in their order.
+fn for_each_piece<T: Real>(y: &mut [T], outer: usize, f: impl Fn(usize, usize, &mut [T]) + Send + Sync) {
+    if y.is_empty() {
+        return;
+    }
+    let len = y.len() / outer;
+    parallel::split(y, outer, len, |range, y| range.zip(y.chunks_exact_mut(len)).for_each(|(i, y)| f(i, outer, y)));
 }
 
 fn check_axis(op: &'static str, shape: &Shape, axis: usize) -> Result<()> {
