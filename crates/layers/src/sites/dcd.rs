@@ -22,6 +22,7 @@
 use gatefold_autograd::Var;
 use gatefold_tensor::kernels::conv::Geometry;
 use gatefold_tensor::kernels::pending::Rectifier;
+use gatefold_tensor::kernels::pool::Window;
 use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -159,17 +160,19 @@ impl<T: Real> Head<T> {
     /// each other.
     fn pooled(&self, x: &Var<T>) -> Result<Var<T>> {
         let [n, c, h, w] = x.value().dims("dcd", "x")?;
-        let mut means = Vec::new();
-        let part = |i: usize, extent: usize| (i * extent / self.pool, ((i + 1) * extent).div_ceil(self.pool));
-        for i in 0..self.pool {
-            let (top, bottom) = part(i, h);
-            let rows = x.narrow(2, top, bottom - top)?;
-            for j in 0..self.pool {
-                let (left, right) = part(j, w);
-                means.push(rows.narrow(3, left, right - left)?.global_avg_pool()?.reshape([n, c, 1])?);
-            }
+        let mut x = x.clone();
+        for axis in (2..4).filter(|&axis| [h, w][axis - 2] < self.pool) {
+            x = Var::concat(&vec![x; self.pool], axis)?; // a line is a half of itself
         }
-        Var::concat(&means, 2)?.reshape([n, c * means.len()])
+        let window = self.window([x.shape()[2], x.shape()[3]]);
+        x.avg_pool2d(&window)?.reshape([n, c * self.pool * self.pool])
+    }
+
+    /// The quarters of a map, or all of it.
+    fn window(&self, extents: [usize; 2]) -> Window {
+        let [kernel, stride] =
+            [extents.map(|extent| extent.div_ceil(self.pool)), extents.map(|extent| extent / self.pool)];
+        Window { kernel, stride, padding: [0; 2] }
     }
 
     /// Λ `[N,Cout]` and Φ `[N,L²]`.
@@ -208,9 +211,9 @@ impl<T: Real> Head<T> {
         if h < self.pool || w < self.pool {
             return Ok(None);
         }
-        let [kh, kw] = [h, w].map(|extent| extent.div_ceil(self.pool));
+        let Window { kernel: [kh, kw], stride, .. } = self.window([h, w]);
         let mean = Tensor::full([c, 1, kh, kw], T::of(1.0 / (kh * kw) as f64));
-        let geometry = Geometry { stride: [h / self.pool, w / self.pool], ..Geometry::default().groups(c) };
+        let geometry = Geometry { stride, ..Geometry::default().groups(c) };
         plan.conv(x, &mean, None, &geometry, Rectifier::Identity).map(Some)
     }
 }

@@ -15,7 +15,7 @@ use gatefold_tensor::plan::{Builder, Map};
 use gatefold_tensor::{Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::generated::{Generated, Generator, Planned, plan_in_memory_order};
+use super::generated::{Generated, Generator, Planned, in_memory_order, plan_in_memory_order};
 use super::{Cost, Kind, SiteSpec, TrainedSite, check_hidden};
 use crate::{Activation, Attention, Cx, Init, Linear, Module, Param, fold, walk_fields};
 
@@ -73,8 +73,10 @@ impl<T: Real> Generator<T> for Filters<T> {
     fn generate(&self, cx: &Cx<T>, x: &Var<T>) -> Result<(Var<T>, Option<Var<T>>)> {
         let [o, i, kh, kw] = self.kernels;
         let c = self.fc1.forward(cx, &x.global_avg_pool()?)?.relu();
-        let w = self.fc2.forward(cx, &c)?;
-        Ok((w.reshape([x.shape()[0] * o, i, kh, kw])?, None))
+        // In memory order, in which a convolution reads kernels: the rows of F_2 are rearranged, not the kernels of all samples.
+        let rows = |w: &Param<T>| in_memory_order(&w.var(cx), self.kernels);
+        let w = c.linear(&rows(&self.fc2.weight)?, Some(&rows(&self.fc2.bias)?))?;
+        Ok((w.reshape_memory([x.shape()[0] * o, i, kh, kw])?, None))
     }
 
     /// `Cin·d + d·Cout·Cin/g·k²` multiply-accumulates; every weight is a coefficient.

@@ -238,6 +238,18 @@ impl<T: Real> Experts<T> {
     }
 }
 
+/// The rows of `w [O·C·kh·kw, ..]`, one for each weight, from logical order `[O,C,kh,kw]` to memory order `[O,kh,kw,C]`.
+pub(super) fn in_memory_order<T: Real>(w: &Var<T>, kernels: [usize; 4]) -> Result<Var<T>> {
+    let [o, i, kh, kw] = kernels;
+    if i == 1 || kh * kw == 1 {
+        return Ok(w.clone());
+    }
+    let len = w.value().len() / (o * i * kh * kw);
+    // Memory has the second axis of four last: that of the first shape goes behind the rows, that of the second before them.
+    let channels_last = w.reshape([o, i, kh * kw, len])?.reshape_memory([o * kh * kw, i, 1, len])?;
+    channels_last.reshape(*w.shape())
+}
+
 /// The kernels of an image, from logical order `[O,C,kh,kw]` to memory order `[O,kh,kw,C]`.
 pub(super) fn plan_in_memory_order<T: Real>(plan: &mut Builder<T>, w: Map, kernels: [usize; 4]) -> Result<Map> {
     let [o, i, kh, kw] = kernels;
