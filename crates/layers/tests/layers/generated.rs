@@ -8,6 +8,7 @@ use gatefold_layers::{
     Activation, CondConv, ConvKind, Cx, Dcd, DyConv, DynamicFilter, FoldError, Folded, Init, Mode, Module, Se, Share,
     Site, SiteSpec, Walk, WeightNet,
 };
+use gatefold_tensor::kernels::concat::concat;
 use gatefold_tensor::plan::Builder;
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Real, Tensor};
@@ -308,6 +309,16 @@ fn dcd_without_dynamics_is_a_static_convolution_and_a_constant() {
     fixed.load(&state).unwrap();
     let x = input(&spec, map);
     assert_close("output", &eval(&site, &x), &eval(&fixed, &x), 1e-12);
+}
+
+#[test]
+fn a_line_is_a_half_of_itself_to_dcd() {
+    let site = site(&ConvKind::Dcd(Dcd::default()), SiteSpec::pointwise(4, 8), 6); // Cin < Cout: it looks at quarters
+    for (line, axis) in [([2, 4, 1, 5], 2), ([2, 4, 5, 1], 3)] {
+        let twice = |x: &Tensor<f64>| concat(&[x, x], axis).unwrap();
+        let x = randn(line, 1);
+        assert_close("output", &eval(&site, &twice(&x)), &twice(&eval(&site, &x)), 1e-12);
+    }
 }
 
 #[test]
