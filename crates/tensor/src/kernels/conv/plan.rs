@@ -72,7 +72,8 @@ pub(super) struct BackwardTask<'a, T: Real> {
     pub images: Range<usize>,
     /// The images of `dx`, if wanted.
     pub dx: Option<&'a mut [T]>,
-    /// The sum over the images in the order of the forward pass, if wanted; it is added to.
+    /// If wanted, the sum over the images in the order of the forward pass, which is added to. Of dense kernels that a sample has
+    /// of its own: their gradient in memory order, which is written.
     pub dw: Option<&'a mut [T]>,
 }
 
@@ -238,7 +239,7 @@ impl Plan {
             _ => from_transposed_panel(panel, s.o, s.taps(), w),
         };
         // A sum of gradients for each task. From the pool: fresh memory would be cleared page by page in each step.
-        let straight = self.path == Path::Dense && s.per_sample;
+        let straight = self.path == Path::Dense && s.per_sample; // into `dw` itself
         let of_set = if want.w && !straight { of_kernels } else { 0 };
         let mut sets = Tensor::any([images.len(), of_set]);
         let of_tasks = parts_mut(sets.as_mut_slice(), &ranges(images.len(), images.len()), of_set);
