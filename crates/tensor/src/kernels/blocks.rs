@@ -4,7 +4,7 @@
 //! C[i,j] = Σ_k A[i,k] · B[k,j]
 //! ```
 //! A block of `C` is a task. It goes down the sum a block of `A` and of `B` at a time; both are copied together, `B` as strips
-//! of a panel, so that whatever their strides were the [tile](super::tile) finds them side by side in the cache. Where `C` is
+//! of a panel, so that whatever their strides were the tile finds them side by side in the cache. Where `C` is
 //! small and the sum long, pieces of the sum are the tasks. How it is all cut depends on the extents alone: the same bits with
 //! any number of threads.
 
