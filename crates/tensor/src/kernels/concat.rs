@@ -34,8 +34,9 @@ pub fn concat<T: Real>(xs: &[&Tensor<T>], axis: usize) -> Result<Tensor<T>> {
         }
     }
     let shape = with_extent(first.shape(), axis, xs.iter().filter_map(|x| along(x)).sum());
+    let [outer, _] = around(&shape, axis);
     let mut y = Tensor::any(shape);
-    for_each_piece(y.as_mut_slice(), around(&shape, axis)[0], |i, outer, mut y| {
+    for_each_piece(y.as_mut_slice(), outer, |i, mut y| {
         for x in xs {
             let (piece, rest) = y.split_at_mut(x.len() / outer);
             piece.copy_from_slice(&x.as_slice()[i * piece.len()..][..piece.len()]);
@@ -57,7 +58,7 @@ pub fn narrow<T: Real>(x: &Tensor<T>, axis: usize, start: usize, len: usize) -> 
     let shape = with_extent(x.shape(), axis, len);
     let ([outer, inner], extent) = (around(x.shape(), axis), x.shape()[axis]);
     let mut y = Tensor::any(shape);
-    for_each_piece(y.as_mut_slice(), outer, |i, _, y| {
+    for_each_piece(y.as_mut_slice(), outer, |i, y| {
         y.copy_from_slice(&x.as_slice()[(i * extent + start) * inner..][..len * inner]);
     });
     Ok(y)
@@ -84,7 +85,7 @@ pub fn narrow_backward<T: Real>(shape: &[usize], axis: usize, start: usize, dy: 
     check_range(OP, &shape, axis, start, len)?;
     let [outer, inner] = around(&shape, axis);
     let mut dx = Tensor::any(shape);
-    for_each_piece(dx.as_mut_slice(), outer, |i, _, dx| {
+    for_each_piece(dx.as_mut_slice(), outer, |i, dx| {
         let (before, rest) = dx.split_at_mut(start * inner);
         let (range, behind) = rest.split_at_mut(len * inner);
         before.fill(T::zero());
@@ -143,13 +144,13 @@ pub fn channel_shuffle<T: Real>(x: &Tensor<T>, groups: usize) -> Result<Tensor<T
     Ok(y)
 }
 
-/// Calls `f(i, outer, piece)` with the `outer` pieces of `y` in their order.
-fn for_each_piece<T: Real>(y: &mut [T], outer: usize, f: impl Fn(usize, usize, &mut [T]) + Send + Sync) {
+/// Calls `f(i, piece)` with each of the `outer` pieces of `y`.
+fn for_each_piece<T: Real>(y: &mut [T], outer: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
     if y.is_empty() {
         return;
     }
     let len = y.len() / outer;
-    parallel::split(y, outer, len, |range, y| range.zip(y.chunks_exact_mut(len)).for_each(|(i, y)| f(i, outer, y)));
+    parallel::split(y, outer, len, |range, y| range.zip(y.chunks_exact_mut(len)).for_each(|(i, y)| f(i, y)));
 }
 
 fn check_axis(op: &'static str, shape: &Shape, axis: usize) -> Result<()> {

@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded and stored through raw pointers")]
 
-use super::tile::{load, store};
 use crate::Real;
 use crate::simd::{Kernel, Vector, dispatch};
 
@@ -78,7 +77,7 @@ unsafe fn tile<T: Real, V: Vector<T>>(
     let mut rows = [V::splat(T::zero()); LANES];
     for (i, row) in rows[..height].iter_mut().enumerate() {
         // SAFETY: the caller's promise.
-        *row = unsafe { load(from.add(i * from_row), width) };
+        *row = unsafe { V::load_first(from.add(i * from_row), width) };
     }
     for _ in 0..V::LANES.ilog2() {
         let old = rows;
@@ -88,7 +87,7 @@ unsafe fn tile<T: Real, V: Vector<T>>(
     }
     for (j, &column) in rows[..width].iter().enumerate() {
         // SAFETY: the caller's promise.
-        unsafe { store(column, to.add(j * to_row), height) };
+        unsafe { column.store_first(to.add(j * to_row), height) };
     }
 }
 // ANCHOR_END: tile
