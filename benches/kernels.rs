@@ -1,5 +1,6 @@
-//! The kernels on the shapes of SmallNet at batch 128, each beside its naive reference on one image. Compare by images a
-//! second (`elem/s`). `cargo bench --bench kernels`, with a filter such as `depthwise` behind it.
+//! The kernels on the shapes of SmallNet at batch 128, each beside its naive reference on one image, and sites beside
+//! themselves. Compare by images a second (`elem/s`). `cargo bench --bench kernels`, with a filter such as `depthwise`
+//! behind it.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -7,9 +8,14 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use gatefold_tensor::kernels::batch_norm::{batch_norm_train, batch_norm_train_backward};
-use gatefold_tensor::kernels::conv::{Geometry, Want, conv2d, conv2d_backward};
+use gatefold_tensor::kernels::conv::{
+    Geometry, Options, Want, conv2d, conv2d_backward, conv2d_pending, conv2d_pending_backward, conv2d_site,
+    conv2d_site_backward,
+};
 use gatefold_tensor::kernels::cross_entropy::{cross_entropy, cross_entropy_backward};
+use gatefold_tensor::kernels::folded::{Layer, Site, folded_backward, folded_forward, sample_moments};
 use gatefold_tensor::kernels::linear::{linear, linear_backward};
+use gatefold_tensor::kernels::pending::{Pending, PendingGrad, Rectifier};
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Tensor, reference};
 
@@ -118,13 +124,52 @@ fn head(c: &mut Criterion) {
     pair(c, "softmax cross-entropy 10 backward", backward, by_definition);
 }
 
+/// A folded site and the depthwise convolution of stride 2 behind it: with the map between them in memory, and made where it
+/// is read. The figures behind `conv::reads_site`.
+fn sites(c: &mut Criterion) {
+    const M: usize = 20;
+    for [cin, cout, side] in [[16, 16, 32], [16, 32, 16], [32, 64, 8], [24, 144, 8], [32, 192, 8], [56, 336, 4]] {
+        let weights = [randn::<f32>([cout, cin, 1, 1], 1), randn([M, cin, 1, 1], 2), randn([cout, M, 1, 1], 3)];
+        let ones = [cout, M, cout].map(|rows| Tensor::ones([rows]));
+        let layer = |i: usize| Layer { weight: &weights[i], gamma: &ones[i], beta: &ones[i], eps: EPS };
+        let site = Site { bypass: Some(layer(0)), first: layer(1), second: layer(2) };
+        let x = Pending::plain(randn([BATCH, cin, side, side], 4));
+        let moments = sample_moments(&x, false).unwrap();
+        let folded = folded_forward(&x, &moments, &site, None, Rectifier::Relu).unwrap();
+        let (w, geo) = (randn([cout, 1, 3, 3], 5), Geometry::default().padding(1).stride(2).groups(cout));
+        let options = Options { rectifier: Rectifier::Identity, statistics: true };
+        let made = || Pending::rectified(&folded.y.make(), Rectifier::Relu);
+        let (y, want) = (made(), Want { x: true, w: true, b: false });
+        let dz = PendingGrad::plain(randn([BATCH, cout, side / 2, side / 2], 6));
+
+        let mut group = c.benchmark_group(format!("site {cin}-{cout} at {side}"));
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function("forward, made", |b| b.iter(|| conv2d_pending(&made(), &w, None, &geo, false, options)));
+        group.bench_function("forward, where it is read", |b| b.iter(|| conv2d_site(&folded.y, &w, &geo, options)));
+        group.bench_function("backward, made", |b| {
+            b.iter(|| {
+                let dy = conv2d_pending_backward(&y, &w, &dz, &geo, false, want).unwrap().dx.unwrap().dy;
+                folded_backward(&x, &moments, &site, &folded, PendingGrad::plain(dy), None)
+            });
+        });
+        group.bench_function("backward, where it is read", |b| {
+            b.iter(|| {
+                let grads = conv2d_site_backward(&folded.y, &w, &dz, &geo, [true; 2]).unwrap();
+                let (dy, correlations) = grads.dx.unwrap();
+                folded_backward(&x, &moments, &site, &folded, PendingGrad::plain(dy), Some(correlations))
+            });
+        });
+        group.finish();
+    }
+}
+
 criterion_group! {
     name = kernels;
-    // Short enough that all of it takes less than three minutes.
+    // Short enough that all of it takes about three minutes.
     config = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = convolution, batch_norm, head
+    targets = convolution, batch_norm, head, sites
 }
 criterion_main!(kernels);

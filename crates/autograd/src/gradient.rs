@@ -1,7 +1,10 @@
 //! The gradient of one value on the tape while the sweep is under way.
 
-use gatefold_tensor::kernels::pending::{MaskedGrad, Pending, PendingGrad};
+use gatefold_tensor::kernels::folded::Correlations;
+use gatefold_tensor::kernels::pending::{MaskedGrad, Pending, PendingGrad, Rectifier};
 use gatefold_tensor::{Error, Real, Result, Tensor};
+
+use crate::var::SiteValue;
 
 /// A gradient, as far as its contributions have come in: made, or [pending](gatefold_tensor::kernels::pending).
 pub struct Gradient<T: Real> {
@@ -11,17 +14,23 @@ pub struct Gradient<T: Real> {
     masked: Option<MaskedGrad<T>>,
     /// From a batch norm: still to be scaled and shifted, (pend.3).
     through: Option<PendingGrad<T>>,
+    /// What the only consumer of a folded site's output has gathered for the site.
+    correlations: Option<Correlations<T>>,
 }
 
 impl<T: Real> Gradient<T> {
     /// A gradient that is made.
     pub fn plain(dy: Tensor<T>) -> Self {
-        Gradient { plain: Some(dy), masked: None, through: None }
+        Gradient { plain: Some(dy), ..Self::nothing() }
     }
 
     /// From a batch norm.
     pub fn through(dy: PendingGrad<T>) -> Self {
-        Gradient { plain: None, masked: None, through: Some(dy) }
+        Gradient { through: Some(dy), ..Self::nothing() }
+    }
+
+    fn nothing() -> Self {
+        Gradient { plain: None, masked: None, through: None, correlations: None }
     }
 
     /// From a consumer of `map`, which has nothing to mask where nothing is pending.
@@ -29,11 +38,22 @@ impl<T: Real> Gradient<T> {
         if map.is_plain() {
             return Gradient::plain(gradient.dy);
         }
-        Gradient { plain: None, masked: Some(gradient), through: None }
+        Gradient { masked: Some(gradient), ..Self::nothing() }
+    }
+
+    /// From a consumer of a folded site's output, behind the site's rectifier.
+    pub(crate) fn of_site(dy: Tensor<T>, rectifier: Rectifier, correlations: Correlations<T>) -> Self {
+        let gradient = if rectifier == Rectifier::Identity {
+            Gradient::plain(dy)
+        } else {
+            Gradient { masked: Some(MaskedGrad { dy, sums: Default::default() }), ..Self::nothing() }
+        };
+        Gradient { correlations: Some(correlations), ..gradient }
     }
 
     /// Adds another contribution.
     pub(crate) fn add(&mut self, other: Gradient<T>) -> Result<()> {
+        self.correlations = None; // of one contribution, not of their sum
         match (&mut self.masked, other.masked) {
             (Some(sum), Some(masked)) => sum.add(&masked)?,
             (empty @ None, masked) => *empty = masked,
@@ -96,5 +116,20 @@ impl<T: Real> Gradient<T> {
             }
         }
         masked.ok_or_else(|| Error::invalid("backward", "no gradient came in"))
+    }
+
+    /// For the folded site that gave `site`: behind the rectifier, and what a pass over it would gather, if its consumer
+    /// has done so. The map itself is made only where its rectifier has yet to mask something.
+    ///
+    /// # Errors
+    /// As [`into_masked`](Self::into_masked).
+    pub(crate) fn into_site(mut self, site: &SiteValue<T>) -> Result<(PendingGrad<T>, Option<Correlations<T>>)> {
+        let correlations = self.correlations.take();
+        let dy = match self {
+            Gradient { plain: None, through: None, masked: Some(masked), .. } => PendingGrad::plain(masked.dy),
+            rest if site.rectifier() == Rectifier::Identity => rest.into_pending()?,
+            rest => PendingGrad::plain(rest.into_masked(&site.pending())?.dy),
+        };
+        Ok((dy, correlations))
     }
 }

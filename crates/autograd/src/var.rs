@@ -3,15 +3,16 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-use gatefold_tensor::kernels::pending::Pending;
+use gatefold_tensor::kernels::folded::PendingSite;
+use gatefold_tensor::kernels::pending::{Pending, Rectifier};
 use gatefold_tensor::{Error, Real, Result, Shape, Tensor};
 
 use crate::{Gradients, Tape};
 
 /// A tensor in a computation. A `Var` without a tape records nothing: inference keeps nothing alive.
 ///
-/// The tensor may be [pending](gatefold_tensor::kernels::pending): the output of a batch norm is not written down as
-/// long as all who ask for it can make it while they load. [`value`](Self::value) makes it, once.
+/// The tensor may be [pending](gatefold_tensor::kernels::pending): the output of a batch norm or of a folded site is not
+/// written down as long as all who ask for it can make it while they load. [`value`](Self::value) makes it, once.
 #[derive(Clone)]
 pub struct Var<T: Real> {
     value: Value<T>,
@@ -23,6 +24,30 @@ pub struct Var<T: Real> {
 pub(crate) enum Value<T: Real> {
     Made(Tensor<T>),
     Pending(Rc<(Pending<T>, OnceCell<Tensor<T>>)>),
+    Site(SiteValue<T>),
+}
+
+/// What a folded site gives, and the map itself once somebody has asked for it.
+#[derive(Clone)]
+pub(crate) struct SiteValue<T: Real>(Rc<(PendingSite<T>, OnceCell<Tensor<T>>)>);
+
+impl<T: Real> SiteValue<T> {
+    pub fn new(site: PendingSite<T>) -> Self {
+        SiteValue(Rc::new((site, OnceCell::new())))
+    }
+
+    pub fn rectifier(&self) -> Rectifier {
+        self.0.0.rectifier()
+    }
+
+    fn value(&self) -> &Tensor<T> {
+        self.0.1.get_or_init(|| self.0.0.make())
+    }
+
+    /// For all who read a map in memory.
+    pub fn pending(&self) -> Pending<T> {
+        Pending::rectified(self.value(), self.rectifier())
+    }
 }
 
 impl<T: Real> Value<T> {
@@ -31,6 +56,7 @@ impl<T: Real> Value<T> {
         match self {
             Value::Made(value) => value.shape(),
             Value::Pending(pending) => pending.0.z.shape(),
+            Value::Site(site) => site.0.0.shape(),
         }
     }
 }
@@ -60,6 +86,7 @@ impl<T: Real> Var<T> {
         match &self.value {
             Value::Made(value) => value,
             Value::Pending(pending) => pending.1.get_or_init(|| pending.0.make()),
+            Value::Site(site) => site.value(),
         }
     }
 
@@ -68,6 +95,15 @@ impl<T: Real> Var<T> {
         match &self.value {
             Value::Made(value) => Pending::plain(value.clone()),
             Value::Pending(pending) => pending.0.clone(),
+            Value::Site(site) => site.pending(),
+        }
+    }
+
+    /// The folded site behind a value that nobody has asked for yet.
+    pub(crate) fn unmade_site(&self) -> Option<&PendingSite<T>> {
+        match &self.value {
+            Value::Site(site) if site.0.1.get().is_none() => Some(&site.0.0),
+            _ => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Convolution, with one kernel for all samples or one kernel per sample.
 
 use gatefold_tensor::kernels::conv::{self, Geometry, Options, PendingConvGrads, Want};
+use gatefold_tensor::kernels::folded::PendingSite;
 use gatefold_tensor::kernels::pending::{Pending, PendingGrad, Rectifier};
 use gatefold_tensor::{Real, Result, Tensor};
 
@@ -43,6 +44,33 @@ impl<T: Real> Op<T> for Conv2d<T> {
     }
 }
 // ANCHOR_END: conv2d
+
+/// A depthwise convolution of what a folded site gives, which is made where it is read.
+struct SiteConv2d<T: Real> {
+    x: PendingSite<T>,
+    w: Tensor<T>,
+    geo: Geometry,
+}
+
+impl<T: Real> Op<T> for SiteConv2d<T> {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        self.backward_pending(Gradient::plain(dy), dx)
+    }
+
+    fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        let SiteConv2d { x, w, geo } = *self;
+        let want = [dx.wants(0), dx.wants(1)];
+        let grads = conv::conv2d_site_backward(&x, &w, &dy.into_pending()?, &geo, want)?;
+        if let Some((of_x, correlations)) = grads.dx {
+            dx.add_gradient(0, Gradient::of_site(of_x, x.rectifier(), correlations))?;
+        }
+        dx.add_all([None, grads.dw])
+    }
+}
 
 impl<T: Real> Var<T> {
     /// `y = w * x + b`, (conv.1).
@@ -108,6 +136,14 @@ impl<T: Real> Var<T> {
         per_sample: bool,
         options: Options,
     ) -> Result<(Var<T>, Option<BatchNormStats<T>>)> {
+        if let (Some(x), None, false) = (self.unmade_site(), b, per_sample)
+            && options.rectifier == Rectifier::Identity
+            && conv::reads_site(x, w.value(), geo)
+        {
+            let (y, stats) = conv::conv2d_site(x, w.value(), geo, options)?;
+            let op = || SiteConv2d { x: x.clone(), w: w.value().clone(), geo: *geo };
+            return Ok((Tape::record_pending(Value::Made(y), &[Some(self), Some(w)], op), stats));
+        }
         let x = self.pending();
         let (y, stats) = conv::conv2d_pending(&x, w.value(), b.map(Var::value), geo, per_sample, options)?;
         let rectified = (options.rectifier != Rectifier::Identity).then(|| Pending::rectified(&y, options.rectifier));

@@ -8,9 +8,10 @@ use std::rc::Rc;
 use gatefold_tensor::kernels::folded::{
     Folded, Layer, MomentsGrad, Site, folded_backward, folded_forward, sample_moments, sample_moments_backward,
 };
-use gatefold_tensor::kernels::pending::{Pending, PendingGrad, Rectifier};
+use gatefold_tensor::kernels::pending::{Pending, Rectifier};
 use gatefold_tensor::{Real, Result, Tensor};
 
+use crate::var::{SiteValue, Value};
 use crate::{BatchNormStats, Gradient, Op, Sink, Tape, Var};
 
 /// Mean and covariance of a map, sample by sample, and the map itself.
@@ -93,7 +94,7 @@ struct FoldedSite<T: Real> {
     moments: Tensor<T>,
     layers: [Option<LayerValues<T>>; 3],
     folded: Folded<T>,
-    rectifier: Rectifier,
+    y: SiteValue<T>,
     left: Left<T>,
 }
 
@@ -108,12 +109,9 @@ impl<T: Real> Op<T> for FoldedSite<T> {
     }
 
     fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
-        let FoldedSite { map, moments, layers, folded, rectifier, left } = *self;
-        let dy = match rectifier {
-            Rectifier::Identity => dy.into_pending()?,
-            _ => PendingGrad::plain(dy.into_masked(&Pending::rectified(&folded.y, rectifier))?.dy),
-        };
-        let grads = folded_backward(&map, &moments, &site(&layers), &folded, dy)?;
+        let FoldedSite { map, moments, layers, folded, y, left } = *self;
+        let (dy, correlations) = dy.into_site(&y)?;
+        let grads = folded_backward(&map, &moments, &site(&layers), &folded, dy, correlations)?;
         if dx.wants(0) {
             *left.borrow_mut() = Some(grads.map);
         }
@@ -168,7 +166,8 @@ impl<T: Real> SampleMoments<T> {
         self.moments.clone()
     }
 
-    /// The site's output in training, rectified, and the batch statistics of its three batch norms, (ft.1) to (ft.7).
+    /// The site's output in training, rectified, and the batch statistics of its three batch norms, (ft.1) to (ft.7). A
+    /// depthwise convolution behind it reads it without its being made.
     /// `layers` are the bypass, if there is one, and the two convolutions of the branch; `a [N, m]` are the gates.
     ///
     /// # Errors
@@ -182,12 +181,11 @@ impl<T: Real> SampleMoments<T> {
         let layers = [bypass.map(SiteLayer::values), Some(first.values()), Some(second.values())];
         let (map, moments) = (self.map.clone(), self.moments.value().clone());
         let folded = folded_forward(&map, &moments, &site(&layers), a.map(Var::value), rectifier)?;
-        let (y, stats) = (Pending::rectified(&folded.y, rectifier), folded.stats.clone());
+        let (y, stats) = (SiteValue::new(folded.y.clone()), folded.stats.clone());
         let params = [bypass.map_or([None; 3], SiteLayer::vars), first.vars(), second.vars()];
         let inputs: Vec<_> = [Some(&self.moments), a].into_iter().chain(params.into_iter().flatten()).collect();
         let left = Rc::clone(&self.left);
-        let y =
-            Tape::record_pending(y.into(), &inputs, || FoldedSite { map, moments, layers, folded, rectifier, left });
-        Ok((y, stats))
+        let op = || FoldedSite { map, moments, layers, folded, y: y.clone(), left };
+        Ok((Tape::record_pending(Value::Site(y.clone()), &inputs, op), stats))
     }
 }

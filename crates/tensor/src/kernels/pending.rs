@@ -161,6 +161,7 @@ impl<T: Real> Kernel<T> for Make<'_, T> {
 }
 
 /// How kernels read a pending map.
+#[derive(Clone, Copy)]
 pub(crate) struct Loader<'a, T> {
     data: &'a [T],
     pub c: usize,

@@ -35,7 +35,7 @@ fn reach(s: &Sizes) -> usize {
     (s.kh - 1) * s.geo.dilation[0] + 1
 }
 
-fn window<'a, T: Real>(s: &Sizes, source: &'a Loader<'a, T>, height: usize) -> Window<'a, T, Loader<'a, T>> {
+fn window<'a, T: Real>(s: &Sizes, source: &'a Loader<'a, T>, height: usize) -> Window<T, &'a Loader<'a, T>> {
     Window::new(source, s.w, [s.geo.padding[1]; 2], height)
 }
 
@@ -44,7 +44,7 @@ fn window<'a, T: Real>(s: &Sizes, source: &'a Loader<'a, T>, height: usize) -> W
 #[inline(always)]
 fn parts<T: Real, V: Vector<T>>(
     s: &Sizes,
-    window: &mut Window<'_, T, Loader<'_, T>>,
+    window: &mut Window<T, &Loader<'_, T>>,
     row: usize,
     parts: &mut Vec<(*const T, usize)>,
 ) -> usize {
@@ -67,7 +67,7 @@ fn parts<T: Real, V: Vector<T>>(
 /// A convolution row by row.
 struct Slide<'a, T: Real> {
     s: &'a Sizes,
-    window: Window<'a, T, Loader<'a, T>>,
+    window: Window<T, &'a Loader<'a, T>>,
     parts: Vec<(*const T, usize)>,
     chunks: Vec<Chunk<T>>,
 }
@@ -242,7 +242,7 @@ fn grad_own<T: Real, V: Vector<T>>(s: &Sizes, x: &Loader<'_, T>, dy: &GradLoader
 /// (conv.3) row by row.
 struct GradX<'a, T: Real> {
     s: &'a Sizes,
-    window: Window<'a, T, GradLoader<'a, T>>,
+    window: Window<T, &'a GradLoader<'a, T>>,
     /// For each of the first `stride` pixels, its taps from the last to the first: v, and how far into a padded row of `dy`
     /// the pixel lies that reached it by v.
     taps: Vec<Vec<(usize, usize)>>,

@@ -4,11 +4,10 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::window::Window;
+use super::window::{Rows, Window};
 use super::{BackwardTask, ForwardTask, Sizes};
 use crate::Real;
 use crate::aligned::Aligned;
-use crate::kernels::ahead::Stretch;
 use crate::kernels::moments::{RowMoments, Sums};
 use crate::kernels::pending::{GradLoader, Loader, Rectifier};
 use crate::kernels::tile::{lanes, store_lanes};
@@ -42,6 +41,8 @@ struct Gather<'a, T> {
     x_step: usize,
     out: *mut T,
     out_step: usize,
+    /// How far behind an output the memory lies that is asked for while it is written: a row.
+    next: usize,
     bias: Option<&'a [T]>,
     rectifier: Rectifier,
 }
@@ -101,8 +102,9 @@ impl<T: Real> Gather<'_, T> {
             }
             let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
             for r in 0..R {
-                let y = sums[r].max(low).min(high);
-                store_lanes::<T, V, FULL>(y, self.out.add((i + r) * self.out_step + at), n);
+                let (y, out) = (sums[r].max(low).min(high), self.out.add((i + r) * self.out_step + at));
+                store_lanes::<T, V, FULL>(y, out, n);
+                V::prefetch_write(out.wrapping_add(self.next));
             }
         }
     }
@@ -110,9 +112,9 @@ impl<T: Real> Gather<'_, T> {
 }
 
 /// (conv.1) for some rows of the batch.
-pub(super) struct Forward<'a, T: Real>(pub ForwardTask<'a, T>);
+pub(super) struct Forward<'a, T: Real, X>(pub ForwardTask<'a, T, X>);
 
-impl<T: Real> Kernel<T> for Forward<'_, T> {
+impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
     type Output = RowMoments<T>;
 
     #[inline(always)]
@@ -124,7 +126,6 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
         let mut taps = Vec::with_capacity(s.kh * s.kw);
         let images = (rows.start / s.oh..).flat_map(|n| (0..s.oh).map(move |i| (n, i)));
         for ((n, i), y) in images.skip(rows.start % s.oh).zip(y.chunks_exact_mut(s.ow * c)) {
-            Stretch::after(y).ask_to_write::<V>();
             taps.clear();
             for u in 0..s.kh {
                 let Some(h) = s.row_under(i, u) else { continue };
@@ -140,6 +141,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                 x_step: s.geo.stride[1] * c,
                 out: y.as_mut_ptr(),
                 out_step: c,
+                next: s.ow * c,
                 bias,
                 rectifier,
             };
@@ -153,20 +155,61 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
     }
 }
 
-fn input_window<'a, T: Real, R: super::window::Rows<T>>(s: &Sizes, x: &'a R) -> Window<'a, T, R> {
-    Window::new(x, s.w, [s.geo.padding[1]; 2], (s.kh - 1) * s.geo.dilation[0] + 1)
+fn input_window<T: Real, X: Rows<T>>(s: &Sizes, x: X) -> Window<T, X> {
+    Window::new(x, s.w, [s.geo.padding[1]; 2], held(s))
+}
+
+/// How many rows of the input are held: as many as the kernel reaches, or more.
+pub(super) fn held(s: &Sizes) -> usize {
+    ((s.kh - 1) * s.geo.dilation[0] + 1).next_power_of_two()
+}
+
+/// An input that knows what its maker wants of its gradient.
+pub(super) trait Input<T: Real>: Rows<T> + Sized {
+    type Sums;
+    /// Turns `d = da` of row `row` into what goes back, and adds to the sums.
+    fn finish<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize, d: &mut [T]);
+    /// The sums of all rows.
+    fn sums(self) -> Self::Sums;
+}
+
+/// A map, and the sums of its gradient, (pend.2).
+pub(super) struct Map<'a, T>(pub &'a Loader<'a, T>, pub Sums);
+
+impl<T: Real> Rows<T> for Map<'_, T> {
+    fn channels(&self) -> usize {
+        self.0.channels()
+    }
+
+    #[inline(always)]
+    fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, slot: usize, out: &mut [T]) {
+        self.0.make::<V>(row, pixels, slot, out);
+    }
+}
+
+impl<T: Real> Input<T> for Map<'_, T> {
+    type Sums = Sums;
+
+    #[inline(always)]
+    fn finish<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize, d: &mut [T]) {
+        let Map(loader, sums) = &mut rows.source;
+        loader.finish::<V>(row * (d.len() / loader.c), d, sums);
+    }
+
+    fn sums(self) -> Sums {
+        self.1
+    }
 }
 
 /// (conv.2) and (conv.3) for some images, row by row: what the input and the gradient are made to serves both.
-pub(super) struct Backward<'a, T: Real>(pub BackwardTask<'a, T>);
+pub(super) struct Backward<'a, T: Real, X>(pub BackwardTask<'a, T, X>);
 
-impl<T: Real> Kernel<T> for Backward<'_, T> {
-    type Output = Sums;
+impl<T: Real, X: Input<T>> Kernel<T> for Backward<'_, T, X> {
+    type Output = X::Sums;
 
     #[inline(always)]
-    fn run<V: Vector<T>>(self) -> Sums {
+    fn run<V: Vector<T>>(self) -> X::Sums {
         let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
-        let mut sums = Sums::zeros(s.c);
         let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));
         let image = s.h * s.w * s.c;
         for (at, n) in images.enumerate() {
@@ -183,12 +226,11 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
                 }
                 done = done.max(reached);
                 let Some(dx) = dx else { break };
-                Stretch::after(dx).ask_to_write::<V>();
                 row_grad_x::<T, V>(s, &mut columns, w, n, h, dx);
-                x.finish::<V>((n * s.h + h) * s.w, dx, &mut sums);
+                X::finish::<V>(&mut rows, n * s.h + h, dx);
             }
         }
-        sums
+        rows.source.sums()
     }
 }
 
@@ -196,7 +238,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
 #[inline(always)]
 fn row_grad_w<T: Real, V: Vector<T>>(
     s: &Sizes,
-    rows: &mut Window<'_, T, Loader<'_, T>>,
+    rows: &mut Window<T, impl Rows<T>>,
     dz: *const T,
     n: usize,
     i: usize,
@@ -282,13 +324,13 @@ unsafe fn channels_grad_w<T: Real, V: Vector<T>, const TAPS: usize, const FULL: 
 ///
 /// The columns `w = r + q·s` of one remainder r are read by the same taps v, at output column `q + (r + p − v·d)/s`.
 struct Columns<'a, T> {
-    window: Window<'a, T, GradLoader<'a, T>>,
+    window: Window<T, &'a GradLoader<'a, T>>,
     /// Elements of the zeros on the left.
     left: usize,
-    /// The taps v of each remainder, and the output column of each for q = 0.
+    /// The taps v of each remainder: where their weights lie in a row of taps, and their output column for q = 0 in a row.
     of_remainders: Vec<Vec<(usize, isize)>>,
-    /// For the rows above one of the input, u and the first pixel, and for the taps of a sum.
-    lines: Vec<(usize, *const T)>,
+    /// For the rows above one of the input, their row of taps and the first pixel, and for the taps of a sum.
+    lines: Vec<(*const T, *const T)>,
     taps: Vec<Tap<T>>,
 }
 
@@ -302,7 +344,8 @@ impl<'a, T: Real> Columns<'a, T> {
         let of_remainder = |r: usize| {
             let taps = (0..s.kw).map(|v| (v, (r + p[1]) as isize - (v * d[1]) as isize));
             let step = stride[1] as isize;
-            taps.filter(|(_, at)| at.rem_euclid(step) == 0).map(|(v, at)| (v, at.div_euclid(step))).collect()
+            let reached = taps.filter(|(_, at)| at.rem_euclid(step) == 0);
+            reached.map(|(v, at)| (v * s.c, at.div_euclid(step) * s.c as isize)).collect()
         };
         Columns {
             window: Window::new(dy, s.ow, [left, right], height),
@@ -335,17 +378,15 @@ fn row_grad_x<T: Real, V: Vector<T>>(
     for u in 0..s.kh {
         if let Some(i) = s.row_above(h, u) {
             let line = columns.row::<V>(n * s.oh + i);
-            columns.lines.push((u, line));
+            columns.lines.push((w[u * s.kw * c..].as_ptr(), line));
         }
     }
     let Columns { of_remainders, lines, taps, .. } = columns;
     for (r, of_remainder) in of_remainders.iter().enumerate() {
         taps.clear();
-        for &(u, line) in &*lines {
-            taps.extend(of_remainder.iter().map(|&(v, column)| Tap {
-                x: line.wrapping_offset(column * c as isize),
-                w: w[(u * s.kw + v) * c..].as_ptr(),
-            }));
+        for &(w, line) in &*lines {
+            let tap = |&(v, column): &_| Tap { x: line.wrapping_offset(column), w: w.wrapping_add(v) };
+            taps.extend(of_remainder.iter().map(tap));
         }
         let gather = Gather {
             taps,
@@ -353,6 +394,7 @@ fn row_grad_x<T: Real, V: Vector<T>>(
             x_step: c,
             out: dx[r * c..].as_mut_ptr(),
             out_step: s.geo.stride[1] * c,
+            next: s.w * c,
             bias: None,
             rectifier: Rectifier::Identity,
         };

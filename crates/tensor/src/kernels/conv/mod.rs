@@ -20,6 +20,7 @@ mod geometry;
 mod plan;
 mod pointwise;
 mod prepared;
+mod site;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -29,6 +30,7 @@ pub(crate) use geometry::Sizes;
 use plan::{BackwardTask, ForwardTask, Plan};
 pub use prepared::Kernels;
 pub(crate) use prepared::{Generated, PerSample, Prepared, linear};
+pub use site::{SiteConvGrads, conv2d_site, conv2d_site_backward, reads_site};
 
 use super::batch_norm::BatchStats;
 use super::pending::{MaskedGrad, Pending, PendingGrad, Rectifier};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Options, PendingConvGrads, Sizes, Want, columns, dense, depthwise, pointwise};
 use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
-use crate::kernels::moments::{Moments, RowMoments};
+use crate::kernels::moments::{Moments, RowMoments, Sums};
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, statistics, total};
 use crate::kernels::tile::{fill_transposed_panel, from_transposed_panel, panel, panel_row};
 use crate::parallel::{PIECES, parts_mut, ranges, run_tasks, split};
@@ -47,9 +47,9 @@ impl Path {
 }
 
 /// Some rows of a forward pass, counted over the batch, all by the same kernels.
-pub(super) struct ForwardTask<'a, T: Real> {
+pub(super) struct ForwardTask<'a, T: Real, X = &'a Loader<'a, T>> {
     pub s: &'a Sizes,
-    pub x: &'a Loader<'a, T>,
+    pub x: X,
     /// The kernels in the order in which the path reads them.
     pub w: &'a [T],
     /// In whole vectors.
@@ -63,9 +63,9 @@ pub(super) struct ForwardTask<'a, T: Real> {
 }
 
 /// Some images of a backward pass, all by the same kernels.
-pub(super) struct BackwardTask<'a, T: Real> {
+pub(super) struct BackwardTask<'a, T: Real, X = &'a Loader<'a, T>> {
     pub s: &'a Sizes,
-    pub x: &'a Loader<'a, T>,
+    pub x: X,
     pub dy: &'a GradLoader<'a, T>,
     /// The kernels in the order in which the path reads them for (conv.3); empty where `dx` is not wanted.
     pub w: &'a [T],
@@ -75,6 +75,14 @@ pub(super) struct BackwardTask<'a, T: Real> {
     /// If wanted, the sum over the images in the order of the forward pass, which is added to. Of dense kernels that a sample has
     /// of its own: their gradient in memory order, which is written.
     pub dw: Option<&'a mut [T]>,
+}
+
+impl<'a, T: Real> BackwardTask<'a, T> {
+    /// The same with another input.
+    pub fn reading<Y>(self, x: Y) -> BackwardTask<'a, T, Y> {
+        let BackwardTask { s, x: _, dy, w, images, dx, dw } = self;
+        BackwardTask { s, x, dy, w, images, dx, dw }
+    }
 }
 
 /// A convolution ready to run: its sizes and its path.
@@ -264,7 +272,9 @@ impl Plan {
                     let task = BackwardTask { s, x: loader, dy: gradient, w, images, dx, dw };
                     let sums = match self.path {
                         Path::Pointwise => dispatch(pointwise::Backward(task)),
-                        Path::Depthwise => dispatch(depthwise::Backward(task)),
+                        Path::Depthwise => {
+                            dispatch(depthwise::Backward(task.reading(depthwise::Map(loader, Sums::zeros(s.c)))))
+                        }
                         _ => dispatch(dense::Backward(task)),
                     };
                     if let Some(own) = own {

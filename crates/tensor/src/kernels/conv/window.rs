@@ -10,35 +10,35 @@ use crate::simd::Vector;
 pub(super) trait Rows<T: Real> {
     /// Elements of a pixel.
     fn channels(&self) -> usize;
-    /// Makes `pixels` pixels from pixel `first` of the batch on.
-    fn make<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]);
+    /// Makes row `row` of the batch, `pixels` pixels, for place `slot` of a window.
+    fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, slot: usize, out: &mut [T]);
 }
 
-impl<T: Real> Rows<T> for Loader<'_, T> {
+impl<T: Real> Rows<T> for &Loader<'_, T> {
     fn channels(&self) -> usize {
         self.c
     }
 
     #[inline(always)]
-    fn make<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]) {
-        self.load_asking::<V>(first, pixels, out);
+    fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, _slot: usize, out: &mut [T]) {
+        self.load_asking::<V>(row * pixels, pixels, out);
     }
 }
 
-impl<T: Real> Rows<T> for GradLoader<'_, T> {
+impl<T: Real> Rows<T> for &GradLoader<'_, T> {
     fn channels(&self) -> usize {
         self.c
     }
 
     #[inline(always)]
-    fn make<V: Vector<T>>(&self, first: usize, pixels: usize, out: &mut [T]) {
-        self.load_asking::<V>(first, pixels, out);
+    fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, _slot: usize, out: &mut [T]) {
+        self.load_asking::<V>(row * pixels, pixels, out);
     }
 }
 
 /// The last rows that were asked for. Rows are counted over the whole batch.
-pub(super) struct Window<'a, T, R> {
-    source: &'a R,
+pub(super) struct Window<T, R> {
+    pub source: R,
     pixels: usize,
     left: usize,
     row_len: usize,
@@ -46,10 +46,10 @@ pub(super) struct Window<'a, T, R> {
     held: Vec<Option<usize>>,
 }
 
-impl<'a, T: Real, R: Rows<T>> Window<'a, T, R> {
+impl<T: Real, R: Rows<T>> Window<T, R> {
     /// For rows of `pixels` pixels, `left` and `right` pixels of zeros around them, at least the last `height` rows kept:
     /// a power of two, for a division takes as long as the row of a tile. Behind the last row a vector more can be read.
-    pub fn new(source: &'a R, pixels: usize, [left, right]: [usize; 2], height: usize) -> Self {
+    pub fn new(source: R, pixels: usize, [left, right]: [usize; 2], height: usize) -> Self {
         let (c, height) = (source.channels(), height.next_power_of_two());
         let row_len = (left + pixels + right) * c;
         Window {
@@ -70,8 +70,17 @@ impl<'a, T: Real, R: Rows<T>> Window<'a, T, R> {
         if self.held[slot] != Some(row) {
             self.held[slot] = Some(row);
             let inner = &mut memory[self.left..][..self.pixels * self.source.channels()];
-            self.source.make::<V>(row * self.pixels, self.pixels, inner);
+            self.source.make::<V>(row, self.pixels, slot, inner);
         }
         memory.as_ptr()
+    }
+
+    /// The same without its zeros, its place, and the source.
+    #[inline(always)]
+    pub fn pixels<V: Vector<T>>(&mut self, row: usize) -> (&[T], usize, &mut R) {
+        self.row::<V>(row);
+        let slot = row & (self.held.len() - 1);
+        let len = self.pixels * self.source.channels();
+        (&self.memory[slot * self.row_len + self.left..][..len], slot, &mut self.source)
     }
 }

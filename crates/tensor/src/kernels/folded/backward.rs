@@ -17,13 +17,13 @@
 
 use std::ops::Range;
 
+use super::correlate::Correlation;
 use super::forward::{Saved, Scale, inner};
 use super::moments::MomentsGrad;
-use super::{Folded, Layer, Site, Sizes, Task, block, blocks, join_parts, tensor, to_f64};
+use super::{Correlations, Folded, Layer, Site, Sizes, tensor, to_f64};
 use crate::aligned::Aligned;
-use crate::kernels::ahead::Ahead;
-use crate::kernels::pending::{GradLoader, Loader, Pending, PendingGrad, Rectifier};
-use crate::kernels::tile::{Chunk, Product, Start, add_rows, add_scaled, dot, panel, panel_row};
+use crate::kernels::pending::{Pending, PendingGrad, Rectifier};
+use crate::kernels::tile::{Chunk, Product, Start, add_scaled, dot, panel, panel_row};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -53,7 +53,8 @@ pub struct FoldedGrads<T: Real> {
     pub map: MomentsGrad<T>,
 }
 
-/// The gradients of [`folded_forward`](super::folded_forward). `dy` is the gradient behind the rectifier.
+/// The gradients of [`folded_forward`](super::folded_forward). `dy` is the gradient behind the rectifier; who has made it
+/// may have gathered the `correlations` that a pass over it would.
 ///
 /// # Errors
 /// [`Error::Shape`] if `dy` has not the shape of the output.
@@ -63,96 +64,15 @@ pub fn folded_backward<T: Real>(
     site: &Site<'_, T>,
     folded: &Folded<T>,
     dy: PendingGrad<T>,
+    correlations: Option<Correlations<T>>,
 ) -> Result<FoldedGrads<T>> {
     let saved = &folded.saved;
     let s = saved.s;
     if dy.dy.shape() != folded.y.shape() {
         return Err(Error::shape("folded_backward", "dy", format!("{:?}", folded.y.shape()), dy.dy.shape()));
     }
-    let (loader, gradient) = (&x.loader(), &dy.loader());
-    let (tasks, of_dm) = (Task::all(s.samples, s.positions), s.o * panel_row(s.c));
-    let mut dm = Tensor::any([tasks.iter().map(|task| task.0.len()).sum(), of_dm]);
-    let mut left = dm.as_mut_slice();
-    let mut work = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        let (dm, rest) = std::mem::take(&mut left).split_at_mut(task.0.len() * of_dm);
-        left = rest;
-        work.push((task, dm));
-    }
-    let parts = run_tasks(work, s.count() * s.c * s.o, |(task, dm)| {
-        dispatch(Correlate { x: loader, moments: moments.as_slice(), dy: gradient, task, dm })
-    });
-    let correlations = join_parts(parts.into_iter().flatten(), |all, part| {
-        all.dm.iter_mut().zip(&*part.dm).for_each(|(a, b)| *a += *b);
-        all.g.iter_mut().zip(&part.g).for_each(|(a, b)| *a += b);
-    });
+    let correlations = correlations.unwrap_or_else(|| Correlations::of(x, moments, &dy, &s));
     small(saved, site, &correlations, dy)
-}
-
-/// dM_b as a panel `[Cout, C]`, and g_b.
-struct Correlation<'a, T> {
-    dm: &'a mut [T],
-    g: Vec<f64>,
-}
-
-/// The pass over the pixels, sample by sample.
-struct Correlate<'a, 'd, T: Real> {
-    x: &'a Loader<'a, T>,
-    /// μ_b and C_b of all samples.
-    moments: &'a [T],
-    dy: &'a GradLoader<'a, T>,
-    task: Task,
-    /// dM_b of each.
-    dm: &'d mut [T],
-}
-
-impl<'d, T: Real> Kernel<T> for Correlate<'_, 'd, T> {
-    type Output = Vec<(usize, Correlation<'d, T>)>;
-
-    // ANCHOR: correlate
-    #[inline(always)]
-    fn run<V: Vector<T>>(self) -> Self::Output {
-        let Correlate { x, moments, dy, task, dm } = self;
-        let (c, o) = (x.c, dy.c);
-        let (c_row, o_row) = (panel_row(c), panel_row(o));
-        let (mut centred, mut dz) = (Aligned::zeros(block(c, o) * c_row), Aligned::zeros(block(c, o) * o_row));
-        let mut sums = Aligned::zeros(o_row);
-        let mut of_samples = Vec::with_capacity(task.0.len());
-        for ((b, pixels), dm) in task.0.into_iter().zip(dm.chunks_exact_mut(o * c_row)) {
-            let mean = &moments[b * (c + c * c)..][..c];
-            let mut g = vec![0.0; o];
-            dm.fill(T::zero());
-            for block in blocks(pixels, block(c, o)) {
-                x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c_row);
-                dy.load::<V>(block.start, block.len(), &mut dz, o_row);
-                sums.fill(T::zero());
-                add_rows::<T, V>(&mut sums, &dz[..block.len() * o_row]);
-                g.iter_mut().zip(&sums).for_each(|(g, sum)| *g += sum.f64());
-                let product = Product {
-                    rows: o,
-                    columns: c,
-                    a_row: 1,
-                    a_step: o_row,
-                    b_row: c_row,
-                    start: Start::Output,
-                    out: dm.as_mut_ptr(),
-                    out_row: c_row,
-                    rectifier: Rectifier::Identity,
-                };
-                // SAFETY: `dz` and `centred` hold the block's rows, `dm` Cout rows.
-                unsafe {
-                    let [one, other] = dy.ahead(block.start, block.len());
-                    let reads = [x.ahead(block.start, block.len()), one, other];
-                    let ahead = Ahead::new(product.steps::<V>(block.len()), reads, []);
-                    product
-                        .run_asking::<V, 3, 0>(&[Chunk { a: dz.as_ptr(), b: centred.as_ptr(), k: block.len() }], ahead);
-                }
-            }
-            of_samples.push((b, Correlation { dm, g }));
-        }
-        of_samples
-    }
-    // ANCHOR_END: correlate
 }
 
 /// Sums over the samples that everything else waits for.
@@ -168,7 +88,7 @@ struct Totals<T> {
 struct Total<'a, T: Real> {
     saved: &'a Saved<T>,
     samples: Range<usize>,
-    of: &'a [Correlation<'a, T>],
+    of: &'a Correlations<T>,
 }
 
 impl<T: Real> Kernel<T> for Total<'_, T> {
@@ -181,9 +101,9 @@ impl<T: Real> Kernel<T> for Total<'_, T> {
         let row = panel_row(c);
         let mut totals = Totals { g: vec![0.0; o], d0: Aligned::zeros(o * row), ds2: vec![0.0; o] };
         for b in samples {
-            let delta = &saved.delta[b * row..][..row];
+            let (delta, of) = (&saved.delta[b * row..][..row], of.of_sample(b));
             for i in 0..o {
-                let (g, dm) = (of[b].g[i], &of[b].dm[i * row..][..row]);
+                let (g, dm) = (of.g[i], &of.dm[i * row..][..row]);
                 totals.g[i] += g;
                 let k = &saved.k.as_slice()[(b * o + i) * row..][..row];
                 totals.ds2[i] += g * saved.e[b * o + i].f64() + dot::<T, V>(dm, k).f64();
@@ -201,7 +121,7 @@ impl<T: Real> Kernel<T> for Total<'_, T> {
 fn small<T: Real>(
     saved: &Saved<T>,
     site: &Site<'_, T>,
-    of: &[Correlation<'_, T>],
+    of: &Correlations<T>,
     dy: PendingGrad<T>,
 ) -> Result<FoldedGrads<T>> {
     let s = saved.s;
@@ -246,7 +166,7 @@ fn small<T: Real>(
                     w2: &w2,
                     dv2: &dv2,
                     sum_g: &sum_g,
-                    of: &of[b],
+                    of: of.of_sample(b),
                     scratch: &mut scratch,
                     shared: &mut shared,
                     moments: &mut moments[at * (c + c * c)..][..c + c * c],
@@ -379,7 +299,7 @@ struct Sample<'a, T: Real> {
     w2: &'a [T],
     dv2: &'a [f64],
     sum_g: &'a [f64],
-    of: &'a Correlation<'a, T>,
+    of: &'a Correlation<T>,
     scratch: &'a mut Scratch<T>,
     shared: &'a mut Shared<T>,
     /// dδ_b and dC_b, without what comes from dC.

@@ -1,15 +1,15 @@
-//! (ft.1) to (ft.7): the small matrices, then one pass over the pixels.
+//! (ft.1) to (ft.6): the small matrices of the forward pass.
 
 #![allow(unsafe_code, reason = "products take raw pointers")]
 
 use std::ops::Range;
 
-use super::{Layer, Site, Sizes, Task, block, blocks, check_moments, to_f64};
+use super::site::gate;
+use super::{Layer, PendingSite, Site, Sizes, check_moments, to_f64};
 use crate::aligned::Aligned;
-use crate::kernels::ahead::{Ahead, Stretch};
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
-use crate::kernels::pending::{Loader, Pending, Rectifier};
+use crate::kernels::pending::{Pending, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row, transposed_panel};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
@@ -18,8 +18,8 @@ use crate::{Error, Real, Result, Tensor};
 /// The output of a site and what its gradients need.
 #[derive(Debug)]
 pub struct Folded<T: Real> {
-    /// y `[N,Cout,H,W]`, rectified.
-    pub y: Tensor<T>,
+    /// y `[N,Cout,H,W]`, rectified where it is made.
+    pub y: PendingSite<T>,
     /// The batch statistics of the three batch norms, as the expanded form would see them; the first is the bypass's.
     pub stats: [Option<BatchStats<T>>; 3],
     pub(super) saved: Saved<T>,
@@ -94,8 +94,8 @@ pub(super) fn inner(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// A site's output with batch statistics, (ft.1) to (ft.7). `moments` are those of `x`, per sample where there is a gate
-/// `a [N, m]`; the rectifier is applied to `y` as it is written.
+/// A site's output with batch statistics, (ft.1) to (ft.7), pending. `moments` are those of `x`, per sample where there is
+/// a gate `a [N, m]`; the rectifier is applied to `y` as it is made.
 ///
 /// # Shapes
 /// `x [N,Cin,H,W]` → `y [N,Cout,H,W]`.
@@ -117,18 +117,7 @@ pub fn folded_forward<T: Real>(
         return Err(Error::invalid(OP, message));
     }
     let saved = fold(s, moments, site, a);
-    let [n, _, h, w] = x.z.dims(OP, "x")?;
-    let mut y = Tensor::any([n, s.o, h, w]);
-    let tasks = Task::all(s.samples, s.positions);
-    let pixels: Vec<Range<usize>> = tasks.iter().map(Task::pixels).collect();
-    let parts = parts_mut(y.as_mut_slice(), &pixels, s.o);
-    let loader = &x.loader();
-    let beta = |layer: Option<&Layer<'_, T>>, i: usize| layer.map_or(0.0, |layer| layer.beta.as_slice()[i].f64());
-    let beta: Vec<f64> = (0..s.o).map(|i| beta(site.bypass.as_ref(), i) + beta(Some(&site.second), i)).collect();
-    let maps = &Maps::of(&saved, site.second.weight.as_slice(), &beta);
-    run_tasks(tasks.into_iter().zip(parts).collect(), s.count() * s.c * s.o, |(task, y)| {
-        dispatch(Apply { saved: &saved, maps, x: loader, moments: moments.as_slice(), rectifier, task, y });
-    });
+    let y = PendingSite::new(x, moments, site, &saved, rectifier)?;
     let count = s.count();
     let [zero, one, two] = &saved.scales;
     let of = |scale: &Option<Scale>| scale.as_ref().map(|scale| scale.stats(count)).transpose();
@@ -148,17 +137,6 @@ impl<T: Real> Saved<T> {
         let w0 = &self.w0[i * width..][..width];
         for j in 0..width {
             row[j] = w0[j] + s2 * k[j];
-        }
-    }
-}
-
-/// diag(a) V, a panel `[m, C]`.
-#[inline(always)]
-fn gate<T: Real>(v: &[T], a: &[T], gated: &mut [T]) {
-    let row = v.len() / a.len();
-    for ((gated, v), &a) in gated.chunks_exact_mut(row).zip(v.chunks_exact(row)).zip(a) {
-        for j in 0..row {
-            gated[j] = a * v[j];
         }
     }
 }
@@ -320,104 +298,4 @@ impl<T: Real> Kernel<T> for Compose<'_, T> {
         }
     }
     // ANCHOR_END: compose
-}
-
-/// What all M_b and f_b share.
-struct Maps<T> {
-    /// (diag(s_0) W_0)ᵀ, a panel `[C, Cout]`.
-    w0: Aligned<T>,
-    /// (diag(s_2) W_2)ᵀ, a panel `[m, Cout]`.
-    w2: Aligned<T>,
-    /// β_0 + β_2, whole vectors.
-    beta: Aligned<T>,
-}
-
-impl<T: Real> Maps<T> {
-    fn of(saved: &Saved<T>, w2: &[T], beta: &[f64]) -> Self {
-        let Sizes { c, o, m, .. } = saved.s;
-        let s2 = &saved.second().s;
-        let scaled: Vec<T> = w2.iter().enumerate().map(|(at, w)| T::of(s2[at / m] * w.f64())).collect();
-        let w0: Vec<T> = saved.w0.chunks_exact(panel_row(c)).flat_map(|row| &row[..c]).copied().collect();
-        Maps {
-            w0: transposed_panel(&w0, o, c),
-            w2: transposed_panel(&scaled, o, m),
-            beta: panel(&beta.iter().map(|&beta| T::of(beta)).collect::<Vec<T>>(), o),
-        }
-    }
-}
-
-/// (ft.7), sample by sample.
-struct Apply<'a, T: Real> {
-    saved: &'a Saved<T>,
-    maps: &'a Maps<T>,
-    x: &'a Loader<'a, T>,
-    /// μ_b and C_b of all samples.
-    moments: &'a [T],
-    rectifier: Rectifier,
-    task: Task,
-    y: &'a mut [T],
-}
-
-impl<T: Real> Kernel<T> for Apply<'_, T> {
-    type Output = ();
-
-    // ANCHOR: apply
-    #[inline(always)]
-    fn run<V: Vector<T>>(self) {
-        let Apply { saved, maps, x, moments, rectifier, task, y } = self;
-        let Sizes { c, o, m, .. } = saved.s;
-        let (row, o_row) = (panel_row(c), panel_row(o));
-        // M_bᵀ as a panel, f_b, and diag(a_b) V.
-        let (mut map, mut f, mut gated) = (maps.w0.clone(), maps.beta.clone(), saved.v.clone());
-        let mut centred = Aligned::zeros(block(c, o) * c);
-        let first = task.pixels().start;
-        for (b, pixels) in task.0 {
-            map.copy_from_slice(&maps.w0);
-            for i in 0..o {
-                f[i] = maps.beta[i] + T::of(saved.second().s[i]) * saved.e[b * o + i];
-            }
-            gate(&saved.v, &saved.a[b * m..][..m], &mut gated);
-            let of_map = Product {
-                rows: c,
-                columns: o,
-                a_row: 1,
-                a_step: row,
-                b_row: o_row,
-                start: Start::Output,
-                out: map.as_mut_ptr(),
-                out_row: o_row,
-                rectifier: Rectifier::Identity,
-            };
-            let of_f = Product { rows: 1, a_step: 1, out: f.as_mut_ptr(), ..of_map };
-            let delta = &saved.delta[b * row..][..row];
-            // SAFETY: the panels of `maps` have C and m rows, `gated` has m, `map` C, and `f` whole vectors.
-            unsafe {
-                of_map.run::<V>(&[Chunk { a: gated.as_ptr(), b: maps.w2.as_ptr(), k: m }]);
-                of_f.run::<V>(&[Chunk { a: delta.as_ptr(), b: maps.w0.as_ptr(), k: c }]);
-            }
-            for block in blocks(pixels, block(c, o)) {
-                let mean = &moments[b * (c + c * c)..][..c];
-                x.load::<V>(block.start, block.len(), Some(mean), &mut centred, c);
-                let y = &mut y[(block.start - first) * o..][..block.len() * o];
-                let product = Product {
-                    rows: block.len(),
-                    columns: o,
-                    a_row: c,
-                    a_step: 1,
-                    b_row: o_row,
-                    start: Start::Bias(f.as_ptr()),
-                    out: y.as_mut_ptr(),
-                    out_row: o,
-                    rectifier,
-                };
-                // SAFETY: `centred` and `y` hold the block's rows, `map` C rows, `f` whole vectors.
-                unsafe {
-                    let reads = [x.ahead(block.start, block.len())];
-                    let ahead = Ahead::new(product.steps::<V>(c), reads, [Stretch::after(y)]);
-                    product.run_asking::<V, 1, 1>(&[Chunk { a: centred.as_ptr(), b: map.as_ptr(), k: c }], ahead);
-                }
-            }
-        }
-    }
-    // ANCHOR_END: apply
 }

@@ -23,16 +23,22 @@
 //! difference between MAConv and MDConv here.
 
 mod backward;
+mod correlate;
 mod forward;
 mod moments;
+mod site;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
 pub use backward::{FoldedGrads, folded_backward};
+pub use correlate::Correlations;
+pub(crate) use correlate::{Correlation, Correlator};
 pub use forward::{Folded, folded_forward};
 pub use moments::{MomentsGrad, sample_moments, sample_moments_backward};
+pub use site::PendingSite;
+pub(crate) use site::SiteRows;
 
 use super::pending::Pending;
 use crate::parallel::{PIECES, ranges};

@@ -1,4 +1,8 @@
 use super::*;
+use crate::kernels::batch_norm::BatchStats;
+use crate::kernels::conv::{
+    Geometry, Options, Want, conv2d_pending, conv2d_pending_backward, conv2d_site, conv2d_site_backward, reads_site,
+};
 use crate::kernels::pending::{MaskedGrad, Norm, PendingGrad, Rectifier};
 use crate::kernels::testing::{assert_close, assert_gradient, assert_same_bits, message};
 use crate::random::randn;
@@ -134,12 +138,103 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
             let moments = sample_moments(map, gated).unwrap();
             let folded = folded_forward(map, &moments, &site, a.as_ref(), Rectifier::Relu).unwrap();
             let dy = PendingGrad::plain(randn(*folded.y.shape(), 60));
-            let grads = folded_backward(map, &moments, &site, &folded, dy).unwrap();
+            let grads = folded_backward(map, &moments, &site, &folded, dy, None).unwrap();
             let dx = sample_moments_backward(map, &moments, &grads.moments, Some(&grads.map)).unwrap().dy;
-            let of_layers = grads.layers.into_iter().flatten().flat_map(|g| [g.weight, g.gamma, g.beta]);
-            [moments, folded.y, grads.moments, grads.a, dx].into_iter().chain(of_layers).collect()
+            let (w, geo) = (randn([o, 1, 3, 3], 70), Geometry::default().groups(o).padding(1).stride(2));
+            let (z, _) = conv2d_site(&folded.y, &w, &geo, Options::default()).unwrap();
+            let dz = PendingGrad::plain(randn(*z.shape(), 80));
+            let of_conv = conv2d_site_backward(&folded.y, &w, &dz, &geo, [true; 2]).unwrap();
+            let (dy, correlations) = of_conv.dx.unwrap();
+            let through =
+                folded_backward(map, &moments, &site, &folded, PendingGrad::plain(dy.clone()), Some(correlations));
+            let through = through.unwrap();
+            let of_layers = grads.layers.into_iter().chain(through.layers).flatten();
+            [
+                moments,
+                folded.y.make(),
+                grads.moments,
+                grads.a,
+                dx,
+                z,
+                dy,
+                of_conv.dw.unwrap(),
+                through.moments,
+                through.a,
+            ]
+            .into_iter()
+            .chain(of_layers.flat_map(|g| [g.weight, g.gamma, g.beta]))
+            .collect()
         });
     }
+}
+
+/// A convolution behind a site makes the map row by row: the same bits as from the map in memory, and the same gradients
+/// of the site as by a pass over the map's.
+#[test]
+fn a_site_made_where_it_is_read_is_the_same_site() {
+    let kernels =
+        [([3, 3], [1, 1], [1, 1]), ([3, 3], [2, 2], [1, 1]), ([5, 2], [1, 2], [2, 0]), ([1, 1], [2, 1], [0, 0])];
+    for (i, [n, c, h, w]) in SHAPES.into_iter().enumerate() {
+        let (o, m) = ([16, 20, 1, 33, 5, 17, 8][i], 3);
+        let (bypass, first, second) = (values::<f64>(o, c, 20), values(m, c, 30), values(o, m, 40));
+        let with_bypass = Site { bypass: Some(layer(&bypass)), first: layer(&first), second: layer(&second) };
+        for (gated, rectifier) in [(true, Rectifier::Relu), (false, Rectifier::Relu6), (true, Rectifier::Identity)] {
+            let site = Site { bypass: with_bypass.bypass.filter(|_| rectifier != Rectifier::Relu6), ..with_bypass };
+            let map = &maps::<f64>([n, c, h, w])[2];
+            let a = gated.then(|| randn([n, m], 50));
+            let moments = sample_moments(map, gated).unwrap();
+            let folded = folded_forward(map, &moments, &site, a.as_ref(), rectifier).unwrap();
+            let made = Pending::rectified(&folded.y.make(), rectifier);
+            for (taps, stride, padding) in kernels {
+                let what = format!("{:?} -> {o}, {taps:?} by {stride:?}, gated {gated}, {rectifier:?}", [n, c, h, w]);
+                let geo = Geometry { stride, padding, dilation: [1, 1 + stride[1] % 2], groups: o };
+                let kernel = randn([o, 1, taps[0], taps[1]], 60);
+                let options = Options { rectifier: Rectifier::Identity, statistics: n > 1 };
+                let Ok((expected, stats)) = conv2d_pending(&made, &kernel, None, &geo, false, options) else {
+                    assert!(message(conv2d_site(&folded.y, &kernel, &geo, options)).contains("larger"), "{what}");
+                    continue;
+                };
+                let (z, own) = conv2d_site(&folded.y, &kernel, &geo, options).unwrap();
+                assert_eq!(z.as_slice(), expected.as_slice(), "{what}");
+                let vectors = |stats: Option<BatchStats<f64>>| stats.map(|s| [s.mean.to_vec(), s.var.to_vec()]);
+                assert_eq!(vectors(own), vectors(stats), "{what}");
+
+                let dz = PendingGrad::plain(randn(*z.shape(), 70));
+                let want = Want { x: true, w: true, b: false };
+                let expected = conv2d_pending_backward(&made, &kernel, &dz, &geo, false, want).unwrap();
+                let got = conv2d_site_backward(&folded.y, &kernel, &dz, &geo, [true; 2]).unwrap();
+                let (dy, correlations) = got.dx.unwrap();
+                assert_eq!(dy.as_slice(), expected.dx.unwrap().dy.as_slice(), "{what}");
+                assert_close(&what, &got.dw.unwrap(), &expected.dw.unwrap(), 1e-13);
+                let [own, by_pass] = [Some(correlations), None].map(|correlations| {
+                    let dy = PendingGrad::plain(dy.clone());
+                    folded_backward(map, &moments, &site, &folded, dy, correlations).unwrap()
+                });
+                assert_close(&what, &own.moments, &by_pass.moments, 1e-11);
+                assert_close(&what, &own.a, &by_pass.a, 1e-11);
+                for (own, by_pass) in own.layers.iter().flatten().zip(by_pass.layers.iter().flatten()) {
+                    assert_close(&what, &own.weight, &by_pass.weight, 1e-11);
+                    assert_close(&what, &own.gamma, &by_pass.gamma, 1e-11);
+                    assert_close(&what, &own.beta, &by_pass.beta, 1e-11);
+                }
+                let frozen = conv2d_site_backward(&folded.y, &kernel, &dz, &geo, [true, false]).unwrap();
+                assert!(frozen.dw.is_none() && frozen.dx.unwrap().0.as_slice() == dy.as_slice(), "{what}");
+                assert!(conv2d_site_backward(&folded.y, &kernel, &dz, &geo, [false, true]).unwrap().dx.is_none());
+            }
+        }
+    }
+}
+
+#[test]
+fn only_a_depthwise_convolution_reads_a_site() {
+    let (first, second) = (values::<f64>(5, 3, 3), values(4, 5, 6));
+    let site = Site { bypass: None, first: layer(&first), second: layer(&second) };
+    let map = Pending::plain(randn::<f64>([2, 3, 4, 4], 1));
+    let y = folded_forward(&map, &sample_moments(&map, false).unwrap(), &site, None, Rectifier::Relu).unwrap().y;
+    let (dense, depthwise) = (Geometry::default(), Geometry::default().groups(4));
+    let said = message(conv2d_site(&y, &randn([4, 4, 3, 3], 2), &dense, Options::default()));
+    assert!(said.contains("depthwise"), "{said}");
+    assert!(!reads_site(&y, &randn([4, 4, 3, 3], 2), &dense) && reads_site(&y, &randn([4, 1, 3, 3], 2), &depthwise));
 }
 
 #[test]

@@ -1,0 +1,282 @@
+//! What a site gives, pending: the one affine map of each sample, and who needs pixels makes them from the site's input.
+//! A depthwise convolution behind the site makes them row by row while it reads, and again on the way back, so that
+//! the map is never in memory.
+
+#![allow(unsafe_code, reason = "products take raw pointers")]
+
+use std::ops::Range;
+
+use super::forward::Saved;
+use super::{Correlator, Site, Sizes, Task, block, blocks, to_f64};
+use crate::aligned::Aligned;
+use crate::kernels::ahead::{Ahead, Stretch};
+use crate::kernels::pending::{Loader, Pending, Rectifier};
+use crate::kernels::tile::{Chunk, Product, Start, panel, panel_row, transposed_panel};
+use crate::parallel::{PIECES, parts_mut, ranges, run_tasks};
+use crate::simd::{Kernel, Vector, dispatch};
+use crate::{Real, Result, Shape, Tensor};
+
+/// `y_b = rectify(M_b (x_b − μ_b) + f_b)`, (ft.7), which nobody has made.
+#[derive(Clone, Debug)]
+pub struct PendingSite<T: Real> {
+    x: Pending<T>,
+    /// μ_b and C_b of all samples.
+    moments: Tensor<T>,
+    /// M_bᵀ as panels `[S, C, Cout]`, and f_b in whole vectors.
+    maps: Tensor<T>,
+    shifts: Tensor<T>,
+    rectifier: Rectifier,
+    shape: Shape,
+    s: Sizes,
+}
+
+impl<T: Real> PendingSite<T> {
+    /// M_b and f_b from what (ft.1) to (ft.6) have given.
+    pub(super) fn new(
+        x: &Pending<T>,
+        moments: &Tensor<T>,
+        site: &Site<'_, T>,
+        saved: &Saved<T>,
+        rectifier: Rectifier,
+    ) -> Result<Self> {
+        let s = saved.s;
+        let Sizes { samples, c, o, .. } = s;
+        let [n, _, h, w] = x.z.dims("folded", "x")?;
+        let o_row = panel_row(o);
+        let (mut maps, mut shifts) = (Tensor::any([samples, c, o_row]), Tensor::any([samples, o_row]));
+        let common = &Common::of(site, saved);
+        let pieces = ranges(samples, PIECES);
+        let parts = parts_mut(maps.as_mut_slice(), &pieces, c * o_row);
+        let parts = parts.into_iter().zip(parts_mut(shifts.as_mut_slice(), &pieces, o_row));
+        run_tasks(pieces.iter().cloned().zip(parts).collect(), samples * c * o * s.m, |(samples, (maps, shifts))| {
+            dispatch(Compose { saved, common, samples, maps, shifts });
+        });
+        let (x, moments) = (x.clone(), moments.clone());
+        Ok(PendingSite { x, moments, maps, shifts, rectifier, shape: [n, o, h, w].into(), s })
+    }
+
+    /// `[N,Cout,H,W]`.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The rectifier behind the site.
+    pub fn rectifier(&self) -> Rectifier {
+        self.rectifier
+    }
+
+    /// Channels of the site's input.
+    pub(crate) fn channels_in(&self) -> usize {
+        self.s.c
+    }
+
+    /// The map itself, (ft.7): one pass over memory.
+    #[must_use]
+    pub fn make(&self) -> Tensor<T> {
+        let mut y = Tensor::any(self.shape);
+        let tasks = Task::all(self.s.samples, self.s.positions);
+        let pixels: Vec<Range<usize>> = tasks.iter().map(Task::pixels).collect();
+        let parts = parts_mut(y.as_mut_slice(), &pixels, self.s.o);
+        run_tasks(tasks.into_iter().zip(parts).collect(), self.macs(), |(task, y)| {
+            dispatch(Make { rows: self.rows(block(self.s.c, self.s.o), 1), task, y });
+        });
+        y
+    }
+
+    /// Multiply-adds of (ft.7).
+    pub(crate) fn macs(&self) -> usize {
+        self.s.count() * self.s.c * self.s.o
+    }
+
+    /// How a kernel makes its pixels, `pixels` at a time; what they were made of is kept in `slots` places.
+    pub(crate) fn rows(&self, pixels: usize, slots: usize) -> SiteRows<'_, T> {
+        let len = pixels * panel_row(self.s.c);
+        SiteRows { site: self, x: self.x.loader(), len, centred: Aligned::zeros(slots * len) }
+    }
+
+    /// Where dM_b and g_b are added up.
+    pub(crate) fn correlator(&self) -> Correlator<T> {
+        Correlator::new(self.s.c, self.s.o)
+    }
+
+    /// Whose pixel `first` is: without a gate the batch counts as one sample.
+    pub(crate) fn sample(&self, first: usize) -> usize {
+        first / self.s.positions
+    }
+}
+
+/// What all M_b and f_b share.
+struct Common<T> {
+    /// (diag(s_0) W_0)ᵀ, a panel `[C, Cout]`.
+    w0: Aligned<T>,
+    /// (diag(s_2) W_2)ᵀ, a panel `[m, Cout]`.
+    w2: Aligned<T>,
+    /// β_0 + β_2, whole vectors.
+    beta: Aligned<T>,
+}
+
+impl<T: Real> Common<T> {
+    fn of(site: &Site<'_, T>, saved: &Saved<T>) -> Self {
+        let Sizes { c, o, m, .. } = saved.s;
+        let s2 = &saved.second().s;
+        let w2 = site.second.weight.as_slice();
+        let scaled: Vec<T> = w2.iter().enumerate().map(|(at, w)| T::of(s2[at / m] * w.f64())).collect();
+        let w0: Vec<T> = saved.w0.chunks_exact(panel_row(c)).flat_map(|row| &row[..c]).copied().collect();
+        let mut beta = to_f64(site.second.beta.as_slice());
+        if let Some(bypass) = &site.bypass {
+            beta.iter_mut().zip(bypass.beta.as_slice()).for_each(|(sum, beta)| *sum += beta.f64());
+        }
+        Common {
+            w0: transposed_panel(&w0, o, c),
+            w2: transposed_panel(&scaled, o, m),
+            beta: panel(&beta.iter().map(|&beta| T::of(beta)).collect::<Vec<T>>(), o),
+        }
+    }
+}
+
+/// M_b = diag(s_0) W_0 + diag(s_2) W_2 diag(a_b) V and f_b of some samples.
+struct Compose<'a, T: Real> {
+    saved: &'a Saved<T>,
+    common: &'a Common<T>,
+    samples: Range<usize>,
+    maps: &'a mut [T],
+    shifts: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for Compose<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        let Compose { saved, common, samples, maps, shifts } = self;
+        let Sizes { c, o, m, .. } = saved.s;
+        let (row, o_row) = (panel_row(c), panel_row(o));
+        let mut gated = saved.v.clone();
+        let of_samples = maps.chunks_exact_mut(c * o_row).zip(shifts.chunks_exact_mut(o_row));
+        for (b, (map, f)) in samples.zip(of_samples) {
+            map.copy_from_slice(&common.w0);
+            f.copy_from_slice(&common.beta);
+            for i in 0..o {
+                f[i] += T::of(saved.second().s[i]) * saved.e[b * o + i];
+            }
+            gate(&saved.v, &saved.a[b * m..][..m], &mut gated);
+            let of_map = Product {
+                rows: c,
+                columns: o,
+                a_row: 1,
+                a_step: row,
+                b_row: o_row,
+                start: Start::Output,
+                out: map.as_mut_ptr(),
+                out_row: o_row,
+                rectifier: Rectifier::Identity,
+            };
+            let of_f = Product { rows: 1, a_step: 1, out: f.as_mut_ptr(), ..of_map };
+            let delta = &saved.delta[b * row..][..row];
+            // SAFETY: the panels of `common` have C and m rows, `gated` has m, `map` C, and `f` whole vectors.
+            unsafe {
+                of_map.run::<V>(&[Chunk { a: gated.as_ptr(), b: common.w2.as_ptr(), k: m }]);
+                of_f.run::<V>(&[Chunk { a: delta.as_ptr(), b: common.w0.as_ptr(), k: c }]);
+            }
+        }
+    }
+}
+
+/// diag(a) V, a panel `[m, C]`.
+#[inline(always)]
+pub(super) fn gate<T: Real>(v: &[T], a: &[T], gated: &mut [T]) {
+    let row = v.len() / a.len();
+    for ((gated, v), &a) in gated.chunks_exact_mut(row).zip(v.chunks_exact(row)).zip(a) {
+        for j in 0..row {
+            gated[j] = a * v[j];
+        }
+    }
+}
+
+/// Makes pixels, (ft.7), with a task's scratch.
+pub(crate) struct SiteRows<'a, T: Real> {
+    site: &'a PendingSite<T>,
+    x: Loader<'a, T>,
+    /// x_b − μ_b, a panel of `len` elements for each slot.
+    len: usize,
+    centred: Aligned<T>,
+}
+
+impl<'a, T: Real> SiteRows<'a, T> {
+    /// Channels of the output.
+    pub fn channels(&self) -> usize {
+        self.site.s.o
+    }
+
+    /// The site that the pixels are of.
+    pub fn site(&self) -> &'a PendingSite<T> {
+        self.site
+    }
+
+    /// x_b − μ_b of the pixels that were made last with this slot, a panel.
+    #[inline(always)]
+    pub fn centred(&self, slot: usize) -> &[T] {
+        &self.centred[slot * self.len..][..self.len]
+    }
+
+    /// The pixels `y` of one sample from `first` on, asking for the `W` stretches that will be written on the way.
+    // ANCHOR: apply
+    #[inline(always)]
+    pub fn make<V: Vector<T>, const W: usize>(
+        &mut self,
+        slot: usize,
+        first: usize,
+        y: &mut [T],
+        writes: [Stretch<T>; W],
+    ) {
+        let PendingSite { moments, maps, shifts, rectifier, s, .. } = self.site;
+        let Sizes { c, o, .. } = *s;
+        let (b, c_row, o_row, pixels) = (self.site.sample(first), panel_row(c), panel_row(o), y.len() / o);
+        let centred = &mut self.centred[slot * self.len..][..self.len];
+        assert!(y.len() == pixels * o && centred.len() >= pixels * c_row);
+        self.x.load::<V>(first, pixels, Some(&moments.as_slice()[b * (c + c * c)..][..c]), centred, c_row);
+        let product = Product {
+            rows: pixels,
+            columns: o,
+            a_row: c_row,
+            a_step: 1,
+            b_row: o_row,
+            start: Start::Bias(shifts.as_slice()[b * o_row..][..o_row].as_ptr()),
+            out: y.as_mut_ptr(),
+            out_row: o,
+            rectifier: *rectifier,
+        };
+        let map = &maps.as_slice()[b * c * o_row..][..c * o_row];
+        // SAFETY: `centred` and `y` hold the pixels, `map` C rows, the shift whole vectors.
+        unsafe {
+            let ahead = Ahead::new(product.steps::<V>(c), [self.x.ahead(first, pixels)], writes);
+            product.run_asking::<V, 1, W>(&[Chunk { a: centred.as_ptr(), b: map.as_ptr(), k: c }], ahead);
+        }
+    }
+    // ANCHOR_END: apply
+}
+
+/// (ft.7) for the pixels of a task.
+struct Make<'a, T: Real> {
+    rows: SiteRows<'a, T>,
+    task: Task,
+    y: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for Make<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        let Make { mut rows, task, y } = self;
+        let Sizes { c, o, .. } = rows.site.s;
+        let first = task.pixels().start;
+        for (_, pixels) in task.0 {
+            for block in blocks(pixels, block(c, o)) {
+                let y = &mut y[(block.start - first) * o..][..block.len() * o];
+                let after = Stretch::after(y);
+                rows.make::<V, 1>(0, block.start, y, [after]);
+            }
+        }
+    }
+}
