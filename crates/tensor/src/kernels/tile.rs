@@ -124,6 +124,21 @@ impl<T: Real> Product<T> {
     pub unsafe fn run_asking<V: Vector<T>, const AR: usize, const AW: usize>(
         &self,
         chunks: &[Chunk<T>],
+        ahead: Ahead<T, AR, AW>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { self.run_fours::<V, AR, AW>(chunks, 4 * self.a_row, ahead) }
+    }
+
+    /// The same where rows of `a` come in fours, `fours` apart: two rows of an image that is four pixels wide are a tile.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    #[inline(always)]
+    pub unsafe fn run_fours<V: Vector<T>, const AR: usize, const AW: usize>(
+        &self,
+        chunks: &[Chunk<T>],
+        fours: usize,
         mut ahead: Ahead<T, AR, AW>,
     ) {
         let mut column = 0;
@@ -132,10 +147,10 @@ impl<T: Real> Product<T> {
             // SAFETY: the caller's promise.
             unsafe {
                 if left > V::LANES {
-                    self.columns_from::<V, 2, AR, AW>(column, chunks, &mut ahead);
+                    self.columns_from::<V, 2, AR, AW>(column, chunks, fours, &mut ahead);
                     column += 2 * V::LANES;
                 } else {
-                    self.columns_from::<V, 1, AR, AW>(column, chunks, &mut ahead);
+                    self.columns_from::<V, 1, AR, AW>(column, chunks, fours, &mut ahead);
                     column += V::LANES;
                 }
             }
@@ -147,40 +162,42 @@ impl<T: Real> Product<T> {
         &self,
         column: usize,
         chunks: &[Chunk<T>],
+        fours: usize,
         ahead: &mut Ahead<T, AR, AW>,
     ) {
         // As many accumulators as there are registers for; what is left over goes in ever smaller tiles.
         let wide = V::REGISTERS >= 32 && NV == 1;
-        let narrow = V::REGISTERS < 32 && NV == 2;
+        let few = V::REGISTERS < 32 && NV == 2;
+        let narrow = few && fours == 4 * self.a_row;
         let mut row = 0;
         while row < self.rows {
             let left = self.rows - row;
             // SAFETY: the caller's promise.
             unsafe {
                 if wide && left >= 16 {
-                    self.tile::<V, 16, NV, AR, AW>(row, column, chunks, ahead);
+                    self.tile::<V, 16, NV, AR, AW>(row, column, chunks, fours, ahead);
                     row += 16;
                 } else if wide && left == 9 {
-                    self.tile::<V, 9, NV, AR, AW>(row, column, chunks, ahead); // a row of patches of three channels
+                    self.tile::<V, 9, NV, AR, AW>(row, column, chunks, fours, ahead); // a row of patches of three channels
                     row += 9;
                 // Of sixteen registers six rows of two fill twelve; one row or two that are left over would fill few.
                 } else if narrow && left >= 6 && !matches!(left % 6, 1 | 2) {
-                    self.tile::<V, 6, NV, AR, AW>(row, column, chunks, ahead);
+                    self.tile::<V, 6, NV, AR, AW>(row, column, chunks, fours, ahead);
                     row += 6;
-                } else if !narrow && left >= 8 {
-                    self.tile::<V, 8, NV, AR, AW>(row, column, chunks, ahead);
+                } else if !few && left >= 8 {
+                    self.tile::<V, 8, NV, AR, AW>(row, column, chunks, fours, ahead);
                     row += 8;
                 } else if left >= 4 {
-                    self.tile::<V, 4, NV, AR, AW>(row, column, chunks, ahead);
+                    self.tile::<V, 4, NV, AR, AW>(row, column, chunks, fours, ahead);
                     row += 4;
                 } else if narrow && left == 3 {
-                    self.tile::<V, 3, NV, AR, AW>(row, column, chunks, ahead);
+                    self.tile::<V, 3, NV, AR, AW>(row, column, chunks, fours, ahead);
                     row += 3;
                 } else if left >= 2 {
-                    self.tile::<V, 2, NV, AR, AW>(row, column, chunks, ahead);
+                    self.tile::<V, 2, NV, AR, AW>(row, column, chunks, fours, ahead);
                     row += 2;
                 } else {
-                    self.tile::<V, 1, NV, AR, AW>(row, column, chunks, ahead);
+                    self.tile::<V, 1, NV, AR, AW>(row, column, chunks, fours, ahead);
                     row += 1;
                 }
             }
@@ -194,6 +211,7 @@ impl<T: Real> Product<T> {
         row: usize,
         column: usize,
         chunks: &[Chunk<T>],
+        fours: usize,
         ahead: &mut Ahead<T, AR, AW>,
     ) {
         let width = |v: usize| V::LANES.min(self.columns - column - v * V::LANES);
@@ -211,14 +229,14 @@ impl<T: Real> Product<T> {
                 }
             }
             for chunk in chunks {
-                let (mut a, mut b) = (chunk.a.add(row * self.a_row), chunk.b.add(column));
+                let (mut a, mut b) = (chunk.a.add(row / 4 * fours + row % 4 * self.a_row), chunk.b.add(column));
                 for _ in 0..chunk.k {
                     let panel: [V; NV] = std::array::from_fn(|v| V::load(b.add(v * V::LANES)));
                     let mut rows = a;
                     ahead.ask::<V>();
                     for r in 0..R {
                         if r > 0 && r % 4 == 0 {
-                            rows = opaque(rows.wrapping_add(4 * self.a_row));
+                            rows = opaque(rows.wrapping_add(fours));
                         }
                         let element = V::splat(*rows.add(r % 4 * self.a_row));
                         for v in 0..NV {
@@ -371,6 +389,16 @@ mod tests {
                     };
                     // SAFETY: `a` and `out` hold the rows, the panels whole vectors.
                     unsafe { product.run::<V>(&chunks) };
+                    // The same rows in fours that lie further apart.
+                    let fours = 4 * a_row + 3;
+                    let spread: Vec<f32> = a.chunks(4 * a_row).flat_map(|four| [four, &[9.0; 3]].concat()).collect();
+                    let (mut same, at) = (old.clone(), spread.as_ptr());
+                    let chunks =
+                        [(0, chunks[0]), (K[0], chunks[1])].map(|(k, of)| Chunk { a: at.wrapping_add(k), ..of });
+                    let product = Product { out: same.as_mut_ptr(), ..product };
+                    // SAFETY: likewise; `spread` holds the rows in fours.
+                    unsafe { product.run_fours::<V, 0, 0>(&chunks, fours, Ahead::NOTHING) };
+                    assert_eq!(same, out, "{rows} x {columns} in fours");
                     for (at, out) in out.into_iter().enumerate() {
                         let (r, o) = (at / columns, at % columns);
                         let first = match start {
