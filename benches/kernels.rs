@@ -128,7 +128,9 @@ fn head(c: &mut Criterion) {
 /// is read. The figures behind `conv::reads_site`.
 fn sites(c: &mut Criterion) {
     const M: usize = 20;
-    for [cin, cout, side] in [[16, 16, 32], [16, 32, 16], [32, 64, 8], [24, 144, 8], [32, 192, 8], [56, 336, 4]] {
+    for [cin, cout, side] in
+        [[16, 16, 32], [16, 32, 16], [32, 64, 8], [8, 48, 32], [24, 144, 8], [32, 192, 8], [56, 336, 4]]
+    {
         let weights = [randn::<f32>([cout, cin, 1, 1], 1), randn([M, cin, 1, 1], 2), randn([cout, M, 1, 1], 3)];
         let ones = [cout, M, cout].map(|rows| Tensor::ones([rows]));
         let layer = |i: usize| Layer { weight: &weights[i], gamma: &ones[i], beta: &ones[i], eps: EPS };

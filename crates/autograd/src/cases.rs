@@ -224,8 +224,9 @@ fn normalisations() -> Vec<Case> {
 }
 
 fn folded_sites() -> Vec<Case> {
-    // x, then W, γ, β of the bypass, W_1 and W_2, then the gates; or gates from the map's own means.
-    let site = |name, [n, c, o, m, h, w]: [usize; 6], bypass: bool, gates: Gates, rectifier: Rectifier| {
+    // x, then W, γ, β of the bypass, W_1 and W_2, then the gates; or gates from the map's own means. Then the kernels of
+    // depthwise convolutions that read what the site gives.
+    let read_by = |readers: usize, name, [n, c, o, m, h, w]: [usize; 6], bypass: bool, gates: Gates, rectifier| {
         let mut inputs = vec![random([n, c, h, w])];
         for (rows, columns) in [(o, c), (m, c), (o, m)].into_iter().skip(usize::from(!bypass)) {
             inputs.extend([random([rows, columns, 1, 1]), random([rows]).map(|v| v + 0.3), random([rows])]);
@@ -235,6 +236,7 @@ fn folded_sites() -> Vec<Case> {
             Gates::Given => inputs.push(random([n, m])),
             Gates::OfTheMeans => inputs.push(random([m, c])),
         }
+        inputs.extend((0..readers).map(|_| random([o, 1, 3, 3])));
         Case::new("folded_site", name, inputs, move |v| {
             let layer = |i: usize| SiteLayer {
                 weight: v[i].clone(),
@@ -250,15 +252,22 @@ fn folded_sites() -> Vec<Case> {
                 Gates::OfTheMeans => Some(moments.mean()?.linear(&v[branch + 6], None)?.sigmoid()),
             };
             let layers = (bypass.then(|| layer(1)), layer(branch), layer(branch + 3));
-            Ok(moments.folded_site((layers.0.as_ref(), &layers.1, &layers.2), a.as_ref(), rectifier)?.0)
+            let y = moments.folded_site((layers.0.as_ref(), &layers.1, &layers.2), a.as_ref(), rectifier)?.0;
+            let geo = Geometry::default().groups(o);
+            let read = |i: usize| y.conv2d(&v[v.len() - 1 - i], None, &geo.padding(i + 1).dilation(i + 1));
+            (1..readers).try_fold(if readers > 0 { read(0)? } else { y.clone() }, |sum, i| sum.add(&read(i)?))
         })
     };
+    let site = |name, sizes, bypass, gates, rectifier| read_by(0, name, sizes, bypass, gates, rectifier);
     let moments = |name, x, per_sample| {
         Case::new("sample_moments", name, [random(x)], move |v| Ok(v[0].sample_moments(per_sample)?.all()))
     };
     vec![
         moments("for each sample", [3, 4, 2, 5], true),
         moments("of the batch", [2, 3, 4, 3], false),
+        read_by(1, "read by a depthwise convolution", [2, 3, 4, 3, 3, 4], true, Gates::Given, Rectifier::Relu),
+        read_by(2, "read by two, without a rectifier", [2, 2, 3, 2, 4, 3], true, Gates::None, Rectifier::Identity),
+        read_by(2, "read by two", [3, 2, 3, 2, 2, 3], false, Gates::OfTheMeans, Rectifier::Relu6),
         site("no gate", [2, 3, 4, 5, 3, 2], true, Gates::None, Rectifier::Relu),
         site("no gate, no bypass", [2, 3, 2, 4, 2, 3], false, Gates::None, Rectifier::Identity),
         site("gates", [3, 4, 3, 5, 3, 2], true, Gates::Given, Rectifier::Identity),

@@ -99,7 +99,7 @@ impl<T: Real> Var<T> {
         }
     }
 
-    /// The folded site behind a value that nobody has asked for yet.
+    /// The folded site behind a value that nobody has asked for yet. Once it is made, all others read what is there.
     pub(crate) fn unmade_site(&self) -> Option<&PendingSite<T>> {
         match &self.value {
             Value::Site(site) if site.0.1.get().is_none() => Some(&site.0.0),

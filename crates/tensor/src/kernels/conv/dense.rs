@@ -27,6 +27,9 @@ fn window<'a, T: Real>(s: &Sizes, source: &'a Loader<'a, T>, height: usize) -> W
     Window::new(source, s.w, [s.geo.padding[1]; 2], height)
 }
 
+/// Rows of four pixels that are made together: as many as are summed up in `T`.
+const TALLEST: usize = 16;
+
 /// How the rows of an image that is four pixels wide are made together, two a tile: a product for each row of taps, over
 /// the rows that it reaches. The first one reaches all of them, the others add to what is there.
 struct Fours(Vec<RowOfTaps>);
@@ -42,9 +45,10 @@ struct RowOfTaps {
 }
 
 impl Fours {
-    /// How the output is made, (conv.1), if it is of this kind.
-    fn of_output(s: &Sizes) -> Option<Self> {
-        Fours::of([s.oh, s.ow], s, s.h, |i, u| s.row_under(i, u))
+    /// How the output is made, (conv.1), if it is of this kind. A rectifier would have to wait for the last product.
+    fn of_output(s: &Sizes, rectifier: Rectifier) -> Option<Self> {
+        let fours = Fours::of([s.oh, s.ow], s, s.h, |i, u| s.row_under(i, u));
+        fours.filter(|_| rectifier == Rectifier::Identity)
     }
 
     /// How the input's gradient is made, (conv.3), likewise.
@@ -53,14 +57,20 @@ impl Fours {
         fours.filter(|_| s.geo.stride == [1; 2])
     }
 
-    /// The operand has `held` rows an image, which must lie evenly in a window that holds them all.
+    /// With sixteen registers a tile of two vectors has four rows anyway.
+    fn pay<T: Real, V: Vector<T>>() -> bool {
+        V::REGISTERS >= 32
+    }
+
+    /// The operand has `held` rows an image. A window that holds as many or more has a power of two of slots, so rows that
+    /// are a power of two too begin at a multiple of it, and lie evenly.
     fn of(
         [height, width]: [usize; 2],
         s: &Sizes,
         held: usize,
         row_for: impl Fn(usize, usize) -> Option<usize>,
     ) -> Option<Self> {
-        if width != 4 || !held.is_power_of_two() {
+        if width != 4 || height > TALLEST || held > 2 * TALLEST || !held.is_power_of_two() {
             return None;
         }
         let taps = |u: usize| {
@@ -88,6 +98,7 @@ impl RowOfTaps {
                 1 => apart = (line as usize - first as usize) / size_of::<T>(),
                 _ => {}
             }
+            debug_assert_eq!(first.wrapping_add(i * apart), line, "rows lie evenly");
         }
         (first, apart)
     }
@@ -118,7 +129,7 @@ fn parts<T: Real, V: Vector<T>>(
     if d == 1 { s.kw * s.c } else { s.c }
 }
 
-/// A convolution row by row, or where rows are short image by image.
+/// A convolution row by row, or where images are four pixels wide image by image.
 struct Slide<'a, T: Real> {
     s: &'a Sizes,
     window: Window<T, &'a Loader<'a, T>>,
@@ -190,8 +201,8 @@ impl<'a, T: Real> Slide<'a, T> {
 }
 
 /// Output rows that a task must have all or none of.
-pub(super) fn together(s: &Sizes) -> usize {
-    if Fours::of_output(s).is_some() { s.oh } else { 1 }
+pub(super) fn rows_together(s: &Sizes, rectifier: Rectifier) -> usize {
+    if Fours::of_output(s, rectifier).is_some() { s.oh } else { 1 }
 }
 
 /// (conv.1) for some rows of the batch.
@@ -204,7 +215,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
         let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
         let mut moments = RowMoments::none(s.o);
-        let fours = Fours::of_output(s).filter(|_| rectifier == Rectifier::Identity);
+        let fours = Fours::of_output(s, rectifier).filter(|_| Fours::pay::<T, V>());
         let mut slide = Slide::new(s, x, fours.as_ref());
         let step = if fours.is_some() { s.oh } else { 1 };
         for (row, y) in rows.step_by(step).zip(y.chunks_exact_mut(step * s.ow * s.o)) {

@@ -11,7 +11,8 @@
 //! Four paths: 1x1 kernels are one product over the pixels, depthwise kernels are added up tap by tap, k x k kernels are
 //! a product that reads patches where they lie, and everything else goes through columns and a product a group.
 //!
-//! Input and gradient may be [pending](super::pending): the first three paths make them while they load.
+//! Input and gradient may be [pending](super::pending): the first three paths make them while they load. The input of a
+//! depthwise convolution may be a whole [site](super::folded) that is pending, see [`conv2d_site`].
 
 mod columns;
 mod dense;

@@ -146,7 +146,7 @@ impl Plan {
         let s = &self.s;
         let Options { rectifier, statistics: with_moments } = options;
         let mut y = Tensor::any(s.y_shape());
-        let together = if self.path == Path::Dense { dense::together(s) } else { 1 };
+        let together = if self.path == Path::Dense { dense::rows_together(s, rectifier) } else { 1 };
         let rows = ranges(s.n * s.oh / together, PIECES);
         let rows: Vec<_> = rows.into_iter().map(|rows| rows.start * together..rows.end * together).collect();
         let parts = parts_mut(y.as_mut_slice(), &rows, s.ow * s.o);

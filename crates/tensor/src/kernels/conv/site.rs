@@ -18,9 +18,9 @@ use crate::{Error, Real, Result, Tensor};
 /// The gradients of [`conv2d_site`].
 #[derive(Clone, Debug)]
 pub struct SiteConvGrads<T: Real> {
-    /// The site's output's, behind the site's rectifier, and what a pass over it would gather.
+    /// The site's output's, `[N,C,H,W]`, already masked by the site's rectifier, and what a pass over it would gather.
     pub dx: Option<(Tensor<T>, Correlations<T>)>,
-    /// The kernels'.
+    /// The kernels', `[C,1,kh,kw]`.
     pub dw: Option<Tensor<T>>,
 }
 
@@ -44,7 +44,7 @@ pub fn conv2d_site<T: Real>(
     let rows = ranges(s.n * s.oh, PIECES);
     let parts = parts_mut(y.as_mut_slice(), &rows, s.ow * s.o);
     let w = &tap_major(s, w.as_slice());
-    let moments = run_tasks(rows.into_iter().zip(parts).collect(), x.macs(), |(rows, y)| {
+    let moments = run_tasks(rows.into_iter().zip(parts).collect(), work(x, s), |(rows, y)| {
         let task = ForwardTask { s, x: x.rows(s.w, 1), w, bias: None, rectifier, rows, y, with_moments };
         dispatch(Forward(task)).finish()
     });
@@ -52,7 +52,10 @@ pub fn conv2d_site<T: Real>(
     Ok((y, stats))
 }
 
-/// The gradients of [`conv2d_site`], (conv.2) and (conv.3); the input's if wanted.
+/// The gradients of [`conv2d_site`], (conv.3) and (conv.2), each if it is wanted.
+///
+/// # Shapes
+/// `dy [N,C,OH,OW]`; the gradients as [`SiteConvGrads`].
 ///
 /// # Errors
 /// As [`conv2d_site`], and if `dy` has not the output's shape.
@@ -73,7 +76,7 @@ pub fn conv2d_site_backward<T: Real>(
         None => images.iter().map(|_| None).collect(),
     };
     let (taps, dy) = (&tap_major(s, w.as_slice()), &dy.loader());
-    let done = run_tasks(images.into_iter().zip(dxs).collect(), x.macs(), |(images, dx)| {
+    let done = run_tasks(images.into_iter().zip(dxs).collect(), work(x, s), |(images, dx)| {
         let mut dw = want_w.then(|| vec![T::zero(); s.weights()]);
         let input = SiteInput { rows: x.rows(s.w, held(s)), correlator: x.correlator(), g: vec![T::zero(); s.c] };
         let task = BackwardTask { s, x: input, dy, w: taps, images, dx, dw: dw.as_deref_mut() };
@@ -96,6 +99,11 @@ const MOST_CHANNELS: usize = 24;
 /// by sizes alone, never by a timing. `cargo bench --bench kernels site` shows both sides.
 pub fn reads_site<T: Real>(x: &PendingSite<T>, w: &Tensor<T>, geo: &Geometry) -> bool {
     x.channels_in() <= MOST_CHANNELS && sizes("conv2d", x, w, geo).is_ok()
+}
+
+/// Multiply-adds of (ft.7) and (conv.1).
+fn work<T: Real>(x: &PendingSite<T>, s: &Sizes) -> usize {
+    x.macs() + s.n * s.oh * s.ow * s.weights()
 }
 
 fn sizes<T: Real>(op: &'static str, x: &PendingSite<T>, w: &Tensor<T>, geo: &Geometry) -> Result<Sizes> {

@@ -53,11 +53,11 @@ pub struct FoldedGrads<T: Real> {
     pub map: MomentsGrad<T>,
 }
 
-/// The gradients of [`folded_forward`](super::folded_forward). `dy` is the gradient behind the rectifier; who has made it
-/// may have gathered the `correlations` that a pass over it would.
+/// The gradients of [`folded_forward`](super::folded_forward). `dy` is already masked by the rectifier; who has made it may
+/// have gathered the `correlations` that a pass over it would.
 ///
 /// # Errors
-/// [`Error::Shape`] if `dy` has not the shape of the output.
+/// [`Error::Shape`] if `dy` has not the shape of the output, [`Error::Invalid`] if the correlations do not fit the site.
 pub fn folded_backward<T: Real>(
     x: &Pending<T>,
     moments: &Tensor<T>,
@@ -70,6 +70,9 @@ pub fn folded_backward<T: Real>(
     let s = saved.s;
     if dy.dy.shape() != folded.y.shape() {
         return Err(Error::shape("folded_backward", "dy", format!("{:?}", folded.y.shape()), dy.dy.shape()));
+    }
+    if correlations.as_ref().is_some_and(|correlations| !correlations.fit(&s)) {
+        return Err(Error::invalid("folded_backward", "the correlations are of another site"));
     }
     let correlations = correlations.unwrap_or_else(|| Correlations::of(x, moments, &dy, &s));
     small(saved, site, &correlations, dy)

@@ -42,6 +42,12 @@ impl<T: Real> Correlations<T> {
         }))
     }
 
+    /// Whether they are of a site of these sizes.
+    pub(super) fn fit(&self, s: &Sizes) -> bool {
+        let fits = |of: &Correlation<T>| of.g.len() == s.o && of.dm.len() == s.o * panel_row(s.c);
+        self.0.len() == s.samples && self.0.iter().all(fits)
+    }
+
     /// Those of sample `b`.
     pub(super) fn of_sample(&self, b: usize) -> &Correlation<T> {
         &self.0[b]

@@ -49,7 +49,7 @@ impl<T: Real> PendingSite<T> {
         let parts = parts_mut(maps.as_mut_slice(), &pieces, c * o_row);
         let parts = parts.into_iter().zip(parts_mut(shifts.as_mut_slice(), &pieces, o_row));
         run_tasks(pieces.iter().cloned().zip(parts).collect(), samples * c * o * s.m, |(samples, (maps, shifts))| {
-            dispatch(Compose { saved, common, samples, maps, shifts });
+            dispatch(Maps { saved, common, samples, maps, shifts });
         });
         let (x, moments) = (x.clone(), moments.clone());
         Ok(PendingSite { x, moments, maps, shifts, rectifier, shape: [n, o, h, w].into(), s })
@@ -60,7 +60,7 @@ impl<T: Real> PendingSite<T> {
         &self.shape
     }
 
-    /// The rectifier behind the site.
+    /// The rectifier that is applied to the map as it is made.
     pub fn rectifier(&self) -> Rectifier {
         self.rectifier
     }
@@ -135,7 +135,7 @@ impl<T: Real> Common<T> {
 }
 
 /// M_b = diag(s_0) W_0 + diag(s_2) W_2 diag(a_b) V and f_b of some samples.
-struct Compose<'a, T: Real> {
+struct Maps<'a, T: Real> {
     saved: &'a Saved<T>,
     common: &'a Common<T>,
     samples: Range<usize>,
@@ -143,12 +143,12 @@ struct Compose<'a, T: Real> {
     shifts: &'a mut [T],
 }
 
-impl<T: Real> Kernel<T> for Compose<'_, T> {
+impl<T: Real> Kernel<T> for Maps<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        let Compose { saved, common, samples, maps, shifts } = self;
+        let Maps { saved, common, samples, maps, shifts } = self;
         let Sizes { c, o, m, .. } = saved.s;
         let (row, o_row) = (panel_row(c), panel_row(o));
         let mut gated = saved.v.clone();

@@ -96,6 +96,9 @@ impl<'a, T: Real> GradW<'a, T> {
         for block in blocks.through(s, images) {
             dz.lengthen(block.len() * s.ow * o_row);
             dy.load::<V>(block.start * s.ow, block.len() * s.ow, dz, o_row);
+            if copies {
+                patches.lengthen(block.len() * s.ow * k);
+            }
             let ahead = dy.ahead(block.start * s.ow, block.len() * s.ow);
             for u in 0..s.kh {
                 for v in 0..parts {
@@ -106,7 +109,6 @@ impl<'a, T: Real> GradW<'a, T> {
                         let a = window.row::<V>(row / s.oh * s.h + h).wrapping_add(v * d * s.c);
                         let b = dz[i * s.ow * o_row..].as_ptr();
                         if copies {
-                            patches.lengthen(block.len() * s.ow * k);
                             let row = &mut patches[copied..][..s.ow * k];
                             copied += row.len();
                             for (j, patch) in row.chunks_exact_mut(k).enumerate() {
@@ -181,7 +183,7 @@ fn grad_own<T: Real, V: Vector<T>>(s: &Sizes, x: &Loader<'_, T>, dy: &GradLoader
     }
 }
 
-/// (conv.3) row by row, or where rows are short image by image.
+/// (conv.3) row by row, or where images are four pixels wide image by image.
 struct GradX<'a, T: Real> {
     s: &'a Sizes,
     window: Window<T, &'a GradLoader<'a, T>>,
@@ -305,7 +307,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
             grad_own::<T, V>(s, x, dy, images.start, dw);
         }
         let mut dw = dw.filter(|_| !s.per_sample).map(|dw| (GradW::new(s, x, dy), dw));
-        let fours = Fours::of_input(s);
+        let fours = Fours::of_input(s).filter(|_| Fours::pay::<T, V>());
         let mut grad_x = dx.map(|dx| (GradX::new(s, dy, fours.as_ref()), dx));
         // Both for a few images at a time: what the one reads the other finds in the cache.
         let (first, row, step) = (images.start * s.h, s.w * s.c, Blocks::of(s).images);
