@@ -18,8 +18,8 @@
 use std::ops::Range;
 
 use super::correlate::Correlation;
-use super::forward::{Saved, Scale, inner};
 use super::moments::MomentsGrad;
+use super::saved::{Saved, Scale, inner};
 use super::{Correlations, Folded, Layer, Site, Sizes, tensor, to_f64};
 use crate::aligned::Aligned;
 use crate::kernels::pending::{Pending, PendingGrad, Rectifier};

@@ -26,6 +26,7 @@ mod backward;
 mod correlate;
 mod forward;
 mod moments;
+mod saved;
 mod site;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::forward::Saved;
+use super::saved::{Saved, gate};
 use super::{Correlator, Site, Sizes, Task, block, blocks, to_f64};
 use crate::aligned::Aligned;
 use crate::kernels::ahead::{Ahead, Stretch};
@@ -178,17 +178,6 @@ impl<T: Real> Kernel<T> for Maps<'_, T> {
                 of_map.run::<V>(&[Chunk { a: gated.as_ptr(), b: common.w2.as_ptr(), k: m }]);
                 of_f.run::<V>(&[Chunk { a: delta.as_ptr(), b: common.w0.as_ptr(), k: c }]);
             }
-        }
-    }
-}
-
-/// diag(a) V, a panel `[m, C]`.
-#[inline(always)]
-pub(super) fn gate<T: Real>(v: &[T], a: &[T], gated: &mut [T]) {
-    let row = v.len() / a.len();
-    for ((gated, v), &a) in gated.chunks_exact_mut(row).zip(v.chunks_exact(row)).zip(a) {
-        for j in 0..row {
-            gated[j] = a * v[j];
         }
     }
 }
