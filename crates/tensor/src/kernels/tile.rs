@@ -312,12 +312,6 @@ pub(crate) fn add_rows<T: Real, V: Vector<T>>(sums: &mut [T], rows: &[T]) {
     }
 }
 
-/// `y += factor · x` over a row.
-#[inline(always)]
-pub(crate) fn add_scaled<T: Real>(y: &mut [T], factor: T, x: &[T]) {
-    y.iter_mut().zip(x).for_each(|(y, &x)| *y += factor * x);
-}
-
 /// `w [O, K]` as a panel `[K, O]`: what a product with Wᵀ reads.
 pub(crate) fn transposed_panel<T: Real>(w: &[T], o: usize, k: usize) -> Aligned<T> {
     let mut panel = Aligned::default();

@@ -17,13 +17,14 @@
 
 use std::ops::Range;
 
-use super::correlate::Correlation;
 use super::moments::MomentsGrad;
+use super::panels::RowProducts;
+use super::samples::{Samples, Second};
 use super::saved::{Saved, Scale, inner};
 use super::{Correlations, Folded, Layer, Site, Sizes, tensor, to_f64};
 use crate::aligned::Aligned;
 use crate::kernels::pending::{Pending, PendingGrad, Rectifier};
-use crate::kernels::tile::{Chunk, Product, Start, add_scaled, dot, panel, panel_row};
+use crate::kernels::tile::{Chunk, Product, Start, panel, panel_row};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -103,20 +104,32 @@ impl<T: Real> Kernel<T> for Total<'_, T> {
         let Sizes { c, o, .. } = saved.s;
         let row = panel_row(c);
         let mut totals = Totals { g: vec![0.0; o], d0: Aligned::zeros(o * row), ds2: vec![0.0; o] };
-        for b in samples {
-            let (delta, of) = (&saved.delta[b * row..][..row], of.of_sample(b));
+        let mut products = RowProducts::zeros(o);
+        for b in samples.clone() {
+            let (of, e) = (of.of_sample(b), &saved.e[b * o..][..o]);
             for i in 0..o {
-                let (g, dm) = (of.g[i], &of.dm[i * row..][..row]);
-                totals.g[i] += g;
-                let k = &saved.k.as_slice()[(b * o + i) * row..][..row];
-                totals.ds2[i] += g * saved.e[b * o + i].f64() + dot::<T, V>(dm, k).f64();
-                let d0 = &mut totals.d0[i * row..][..row];
-                let g = T::of(g);
-                for j in 0..row {
-                    d0[j] += dm[j] + g * delta[j];
-                }
+                totals.g[i] += of.g[i];
+                totals.ds2[i] += of.g[i] * e[i].f64();
             }
+            products.add::<T, V>(&of.dm, &saved.k.as_slice()[b * o * row..][..o * row]);
+            totals.d0.iter_mut().zip(&of.dm).for_each(|(d0, dm)| *d0 += *dm);
         }
+        totals.ds2.iter_mut().zip(products.finish()).for_each(|(ds2, product)| *ds2 += product);
+        let g = of.sums(samples.clone());
+        let of_d0 = Product {
+            rows: o,
+            columns: row,
+            a_row: 1,
+            a_step: o,
+            b_row: row,
+            start: Start::Output,
+            out: totals.d0.as_mut_ptr(),
+            out_row: row,
+            rectifier: Rectifier::Identity,
+        };
+        let delta = saved.delta[samples.start * row..].as_ptr();
+        // SAFETY: g_b and δ_b have a row for each sample, D_0 has Cout rows.
+        unsafe { of_d0.run::<V>(&[Chunk { a: g.as_ptr(), b: delta, k: samples.len() }]) };
         totals
     }
 }
@@ -129,7 +142,7 @@ fn small<T: Real>(
 ) -> Result<FoldedGrads<T>> {
     let s = saved.s;
     let Sizes { samples, c, o, m, .. } = s;
-    let (row, m_row) = (panel_row(c), panel_row(m));
+    let row = panel_row(c);
     let per_sample = 1.0 / samples as f64;
     let pieces = ranges(samples, PIECES);
     let add = |sum: &mut [f64], part: &[f64]| sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
@@ -147,8 +160,8 @@ fn small<T: Real>(
     let (dgamma2, dv2) = through_scale(&site.second, saved.second(), &ds2);
 
     // The samples' own small matrices.
-    let mut moments = Tensor::zeros([samples, c + c * c]);
-    let (mut da, mut maps) = (vec![T::zero(); samples * m], Tensor::any([samples, o, row]));
+    let (mut moments, mut maps) = (Tensor::any([samples, c + c * c]), Tensor::any([samples, o, row]));
+    let mut da = vec![T::zero(); samples * m];
     let mut drift = Aligned::zeros(samples * row);
     let parts = parts_mut(moments.as_mut_slice(), &pieces, c + c * c)
         .into_iter()
@@ -156,29 +169,11 @@ fn small<T: Real>(
         .zip(parts_mut(maps.as_mut_slice(), &pieces, o * row))
         .zip(parts_mut(&mut drift, &pieces, row));
     let work = samples * o * c * (2 * m + c);
-    let w2 = panel(site.second.weight.as_slice(), m);
+    let w2 = &panel(site.second.weight.as_slice(), m);
+    let second = &Second { s: &saved.second().s, dv: &dv2, mean_g: sum_g.iter().map(|g| per_sample * g).collect() };
     let shared =
         run_tasks(pieces.iter().cloned().zip(parts).collect(), work, |(samples, (((moments, da), maps), drift))| {
-            let mut shared =
-                Shared { dw2: Aligned::zeros(o * m_row), dv: Aligned::zeros(m * row), dbeta1: Aligned::zeros(m) };
-            let mut scratch = Scratch::new(&s);
-            for (at, b) in samples.enumerate() {
-                dispatch(Sample {
-                    saved,
-                    b,
-                    w2: &w2,
-                    dv2: &dv2,
-                    sum_g: &sum_g,
-                    of: of.of_sample(b),
-                    scratch: &mut scratch,
-                    shared: &mut shared,
-                    moments: &mut moments[at * (c + c * c)..][..c + c * c],
-                    da: &mut da[at * m..][..m],
-                    maps: &mut maps[at * o * row..][..o * row],
-                    drift: &mut drift[at * row..][..row],
-                });
-            }
-            shared
+            dispatch(Samples { saved, samples, w2, second, of, moments, da, maps, drift })
         });
     let (mut dw2, mut dv, mut dbeta1) = (vec![0.0; o * m], vec![0.0; m * c], vec![0.0; m]);
     for part in shared {
@@ -201,18 +196,15 @@ fn small<T: Real>(
 
     // δ_b and C back to the moments of each sample.
     let dcov: Vec<T> = dcov.iter().map(|&v| T::of(per_sample * v)).collect();
+    let twice = panel(&dcov.iter().map(|&v| v + v).collect::<Vec<T>>(), c);
+    let parts = parts_mut(moments.as_mut_slice(), &pieces, c + c * c);
+    let sums = run_tasks(pieces.into_iter().zip(parts).collect(), samples * c * c, |(samples, moments)| {
+        dispatch(Centre { saved, samples, dcov: &dcov, twice: &twice, moments })
+    });
     let mut mean = vec![0.0; c];
-    for (b, of_sample) in moments.as_mut_slice().chunks_exact_mut(c + c * c).enumerate() {
-        let (ddelta, of_cov) = of_sample.split_at_mut(c);
-        let delta = &saved.delta[b * row..][..c];
-        for j in 0..c {
-            add_scaled(ddelta, delta[j] + delta[j], &dcov[j * c..][..c]); // dC is symmetric
-        }
-        add_scaled(of_cov, T::one(), &dcov);
-        mean.iter_mut().zip(&*ddelta).for_each(|(mean, d)| *mean += per_sample * d.f64());
-    }
+    sums.iter().for_each(|sum| add(&mut mean, sum));
     for of_sample in moments.as_mut_slice().chunks_exact_mut(c + c * c) {
-        of_sample.iter_mut().zip(&mean).for_each(|(d, mean)| *d -= T::of(*mean));
+        of_sample.iter_mut().zip(&mean).for_each(|(d, mean)| *d -= T::of(per_sample * mean));
     }
     let map = MomentsGrad { dy, maps, drift };
     let a = Tensor::from_memory([samples, m], da)?;
@@ -252,159 +244,44 @@ fn layer_grads<T: Real>(
     Ok(LayerGrads { weight: tensor(layer.weight.shape(), &dw)?, gamma: vector(&dgamma)?, beta: vector(dbeta)? })
 }
 
-/// What some samples contribute to gradients that all share: dW_2 and dV as panels, and dβ_1.
-struct Shared<T> {
-    dw2: Aligned<T>,
-    dv: Aligned<T>,
-    dbeta1: Aligned<T>,
-}
-
-/// Memory for one sample after the other; panels by the names of the equations.
-struct Scratch<T> {
-    dk: Aligned<T>,
-    /// diag(dv_2) K_b / S.
-    weighted: Aligned<T>,
-    de: Vec<T>,
-    /// a_b as a row of a panel.
-    a: Aligned<T>,
-    /// Vᵀ diag(a_b).
-    vt: Aligned<T>,
-    z: Aligned<T>,
-    /// W_2ᵀ de_b.
-    z_e: Aligned<T>,
-    /// a_b ⊙ (V δ_b + β_1).
-    gated_u: Aligned<T>,
-    ddelta: Aligned<T>,
-}
-
-impl<T: Real> Scratch<T> {
-    fn new(&Sizes { c, o, m, .. }: &Sizes) -> Self {
-        let (row, m_row) = (panel_row(c), panel_row(m));
-        Scratch {
-            dk: Aligned::zeros(o * row),
-            weighted: Aligned::zeros(o * row),
-            de: vec![T::zero(); o],
-            a: Aligned::zeros(m_row),
-            vt: Aligned::zeros(c * m_row),
-            z: Aligned::zeros(m * row),
-            z_e: Aligned::zeros(m_row),
-            gated_u: Aligned::zeros(m_row),
-            ddelta: Aligned::zeros(row),
-        }
-    }
-}
-
-/// (ft.4) to (ft.7) back for one sample.
-struct Sample<'a, T: Real> {
+/// Adds to dδ_b and dC_b of some samples what comes from dC, and gives the sums of dδ_b.
+struct Centre<'a, T: Real> {
     saved: &'a Saved<T>,
-    b: usize,
-    /// W_2, a panel `[Cout, m]`.
-    w2: &'a [T],
-    dv2: &'a [f64],
-    sum_g: &'a [f64],
-    of: &'a Correlation<T>,
-    scratch: &'a mut Scratch<T>,
-    shared: &'a mut Shared<T>,
-    /// dδ_b and dC_b, without what comes from dC.
+    samples: Range<usize>,
+    /// dC/S, and twice of it as a panel.
+    dcov: &'a [T],
+    twice: &'a [T],
     moments: &'a mut [T],
-    da: &'a mut [T],
-    /// M_b and M_bᵀ g_b.
-    maps: &'a mut [T],
-    drift: &'a mut [T],
 }
 
-impl<T: Real> Kernel<T> for Sample<'_, T> {
-    type Output = ();
+impl<T: Real> Kernel<T> for Centre<'_, T> {
+    type Output = Vec<f64>;
 
-    // ANCHOR: small_matrices
     #[inline(always)]
-    fn run<V: Vector<T>>(self) {
-        let Sample { saved, b, w2, dv2, sum_g, of, scratch, shared, moments, da, maps, drift } = self;
-        let Scratch { dk, weighted, de, a: padded_a, vt, z, z_e, gated_u, ddelta } = scratch;
-        let Sizes { samples, c, o, m, .. } = saved.s;
-        let (row, m_row) = (panel_row(c), panel_row(m));
-        let per_sample = 1.0 / samples as f64;
-        let (k, kc) = (&saved.k.as_slice()[b * o * row..][..o * row], &saved.kc.as_slice()[b * o * row..][..o * row]);
-        let (a, u, e) = (&saved.a[b * m..][..m], &saved.u[b * m..][..m], &saved.e[b * o..][..o]);
-        let delta = &saved.delta[b * row..][..row];
-        ddelta.fill(T::zero());
-        z_e.fill(T::zero());
-
-        // Row by row: dK_b, diag(dv_2) K_b / S, de_b, M_b, and what g_b gives.
-        for i in 0..o {
-            let s2 = saved.second().s[i];
-            let share = per_sample * dv2[i];
-            de[i] = T::of(s2 * (of.g[i] - per_sample * sum_g[i]) + 2.0 * share * e[i].f64());
-            let (g, s2, once, twice) = (T::of(of.g[i]), T::of(s2), T::of(share), T::of(2.0 * share));
-            let (dm, kc, k) = (&of.dm[i * row..][..row], &kc[i * row..][..row], &k[i * row..][..row]);
-            let (dk, weighted) = (&mut dk[i * row..][..row], &mut weighted[i * row..][..row]);
-            for j in 0..row {
-                dk[j] = s2 * dm[j] + twice * kc[j];
-                weighted[j] = once * k[j];
-            }
-            let map = &mut maps[i * row..][..row];
-            saved.map_row(b, i, s2, map);
-            add_scaled(drift, g, map);
-            add_scaled(ddelta, g, &saved.w0[i * row..][..row]);
-        }
-
-        // Vᵀ diag(a_b).
-        padded_a[..m].copy_from_slice(a);
-        for (gated, v) in vt.chunks_exact_mut(m_row).zip(saved.vt.chunks_exact(m_row)) {
-            for j in 0..m_row {
-                gated[j] = v[j] * padded_a[j];
-            }
-        }
-        let (of_mean, of_cov) = moments.split_at_mut(c);
-        let product = Product {
-            rows: c,
+    fn run<V: Vector<T>>(self) -> Vec<f64> {
+        let Centre { saved, samples, dcov, twice, moments } = self;
+        let c = saved.s.c;
+        let row = panel_row(c);
+        let to_delta = Product {
+            rows: samples.len(),
             columns: c,
-            a_row: 1,
-            a_step: row,
+            a_row: row,
+            a_step: 1,
             b_row: row,
-            start: Start::Zero,
-            out: of_cov.as_mut_ptr(),
-            out_row: c,
+            start: Start::Output,
+            out: moments.as_mut_ptr(),
+            out_row: c + c * c,
             rectifier: Rectifier::Identity,
         };
-        // SAFETY: every panel has the rows and columns that its product names.
-        unsafe {
-            product.run::<V>(&[Chunk { a: weighted.as_ptr(), b: k.as_ptr(), k: o }]);
-            let of_z = Product { rows: m, a_step: m_row, out: z.as_mut_ptr(), out_row: row, ..product };
-            of_z.run::<V>(&[Chunk { a: w2.as_ptr(), b: dk.as_ptr(), k: o }]);
-            let of_w2 = Product {
-                rows: o,
-                columns: m,
-                a_row: row,
-                a_step: 1,
-                b_row: m_row,
-                start: Start::Output,
-                out: shared.dw2.as_mut_ptr(),
-                out_row: m_row,
-                ..product
-            };
-            of_w2.run::<V>(&[Chunk { a: dk.as_ptr(), b: vt.as_ptr(), k: c }]);
+        let delta = saved.delta[samples.start * row..].as_ptr();
+        // SAFETY: δ_b and `moments` have a row for each sample, the panel has C rows; dC is symmetric.
+        unsafe { to_delta.run::<V>(&[Chunk { a: delta, b: twice.as_ptr(), k: c }]) };
+        let mut sums = vec![0.0; c];
+        for of_sample in moments.chunks_exact_mut(c + c * c) {
+            let (ddelta, of_cov) = of_sample.split_at_mut(c);
+            sums.iter_mut().zip(ddelta).for_each(|(sum, d)| *sum += d.f64());
+            of_cov.iter_mut().zip(dcov).for_each(|(of_cov, &dcov)| *of_cov += dcov);
         }
-
-        // z_b = W_2ᵀ de_b, and what it gives.
-        for i in 0..m {
-            gated_u[i] = a[i] * u[i];
-        }
-        for i in 0..o {
-            add_scaled(z_e, de[i], &w2[i * m_row..][..m_row]);
-            add_scaled(&mut shared.dw2[i * m_row..][..m_row], de[i], gated_u);
-        }
-        for i in 0..m {
-            let (z, v, gated) = (&z[i * row..][..row], &saved.v[i * row..][..row], a[i] * z_e[i]);
-            let dv = &mut shared.dv[i * row..][..row];
-            for j in 0..row {
-                dv[j] += a[i] * z[j] + gated * delta[j];
-                ddelta[j] += gated * v[j];
-            }
-            shared.dbeta1[i] += gated;
-            da[i] = dot::<T, V>(z, v) + z_e[i] * u[i];
-        }
-        of_mean.copy_from_slice(&ddelta[..c]);
+        sums
     }
-    // ANCHOR_END: small_matrices
 }

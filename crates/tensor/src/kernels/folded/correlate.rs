@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code, reason = "products take raw pointers")]
 
+use std::ops::Range;
+
 use super::{Sizes, Task, block, blocks, join_parts};
 use crate::aligned::Aligned;
 use crate::kernels::ahead::{Ahead, Stretch};
@@ -46,6 +48,11 @@ impl<T: Real> Correlations<T> {
     pub(super) fn fit(&self, s: &Sizes) -> bool {
         let fits = |of: &Correlation<T>| of.g.len() == s.o && of.dm.len() == s.o * panel_row(s.c);
         self.0.len() == s.samples && self.0.iter().all(fits)
+    }
+
+    /// g_b of some samples, a row each.
+    pub(super) fn sums(&self, samples: Range<usize>) -> Vec<T> {
+        self.0[samples].iter().flat_map(|of| &of.g).map(|&g| T::of(g)).collect()
     }
 
     /// Those of sample `b`.

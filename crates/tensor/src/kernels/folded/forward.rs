@@ -4,12 +4,13 @@
 
 use std::ops::Range;
 
-use super::saved::{Saved, Scale, gate};
+use super::panels::{RowProducts, scale_rows};
+use super::saved::{Saved, Scale};
 use super::{Layer, PendingSite, Site, Sizes, check_moments};
 use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::pending::{Pending, Rectifier};
-use crate::kernels::tile::{Chunk, Product, Start, dot, panel, panel_row, transposed_panel};
+use crate::kernels::tile::{Chunk, Product, Start, panel, panel_row, transposed_panel};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -70,18 +71,8 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
             delta[i] = T::of(moments[i].f64() - mu[i]);
         }
     }
-    let sums = run_tasks(ranges(samples, PIECES), PASS * samples * c * c, |samples: Range<usize>| {
-        let mut cov = vec![0.0; c * c];
-        for b in samples {
-            let (moments, delta) = (&moments.as_slice()[b * of_sample + c..][..c * c], &delta[b * row..][..c]);
-            for i in 0..c {
-                let (cov, moments) = (&mut cov[i * c..][..c], &moments[i * c..][..c]);
-                for j in 0..c {
-                    cov[j] += (moments[j] + delta[i] * delta[j]).f64();
-                }
-            }
-        }
-        cov
+    let sums = run_tasks(ranges(samples, PIECES), PASS * samples * c * c, |samples| {
+        dispatch(Covariance { c, samples, moments: moments.as_slice(), delta: &delta })
     });
     let mut cov = vec![0.0; c * c];
     sums.iter().for_each(|sum| cov.iter_mut().zip(sum).for_each(|(cov, sum)| *cov += per_sample * sum));
@@ -114,26 +105,7 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
     let parts = k_parts.into_iter().zip(kc_parts).zip(u_parts).zip(e_parts);
     let work = samples * o * c * (m + c);
     let diagonals = run_tasks(pieces.iter().cloned().zip(parts).collect(), work, |(samples, (((k, kc), u), e))| {
-        let (mut diagonal, mut gated) = (vec![0.0; o], v.clone());
-        for (at, b) in samples.enumerate() {
-            dispatch(Compose {
-                gated: &mut gated,
-                s,
-                site,
-                a: &a[b * m..][..m],
-                delta: &delta[b * row..][..row],
-                v: &v,
-                vt: &vt,
-                w2t: &w2t,
-                cov: &panel(&moments.as_slice()[b * of_sample + c..][..c * c], c),
-                k: &mut k[at * o * row..][..o * row],
-                kc: &mut kc[at * o * row..][..o * row],
-                u: &mut u[at * m..][..m],
-                e: &mut e[at * o..][..o],
-                diagonal: &mut diagonal,
-            });
-        }
-        diagonal
+        dispatch(Compose { s, samples, site, a: &a, delta: &delta, moments, v: &v, vt: &vt, w2t: &w2t, k, kc, u, e })
     });
 
     // (ft.5), (ft.6).
@@ -150,65 +122,99 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
     Saved { s, delta, scales, a, v, w0, vt, k, kc, u, e }
 }
 
-/// K_b, e_b and K_b C_b of one sample, (ft.4), and diag(K_b C_b K_bᵀ) added up.
+/// Σ_b (C_b + δ_b δ_bᵀ) of some samples.
+struct Covariance<'a, T> {
+    c: usize,
+    samples: Range<usize>,
+    moments: &'a [T],
+    delta: &'a [T],
+}
+
+impl<T: Real> Kernel<T> for Covariance<'_, T> {
+    type Output = Vec<f64>;
+
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Vec<f64> {
+        let Covariance { c, samples, moments, delta } = self;
+        let row = panel_row(c);
+        let mut sum = vec![0.0; c * c];
+        for b in samples {
+            let (within, delta) = (&moments[b * (c + c * c) + c..][..c * c], &delta[b * row..][..c]);
+            for ((sum, within), &d) in sum.chunks_exact_mut(c).zip(within.chunks_exact(c)).zip(delta) {
+                sum.iter_mut().zip(within).zip(delta).for_each(|((sum, &v), &other)| *sum += (v + d * other).f64());
+            }
+        }
+        sum
+    }
+}
+
+/// K_b, e_b and K_b C_b of some samples, (ft.4), and diag(K_b C_b K_bᵀ) added up.
 struct Compose<'a, T: Real> {
     s: Sizes,
+    samples: Range<usize>,
     site: &'a Site<'a, T>,
+    /// a_b, δ_b, and μ_b and C_b of all samples.
     a: &'a [T],
     delta: &'a [T],
+    moments: &'a Tensor<T>,
     v: &'a [T],
     /// Vᵀ and W_2ᵀ, panels `[C, m]` and `[m, Cout]`.
     vt: &'a [T],
     w2t: &'a [T],
-    cov: &'a [T],
-    /// For diag(a_b) V.
-    gated: &'a mut [T],
     k: &'a mut [T],
     kc: &'a mut [T],
     u: &'a mut [T],
     e: &'a mut [T],
-    diagonal: &'a mut [f64],
 }
 
 impl<T: Real> Kernel<T> for Compose<'_, T> {
-    type Output = ();
+    type Output = Vec<f64>;
 
-    // ANCHOR: compose
     #[inline(always)]
-    fn run<V: Vector<T>>(self) {
-        let Compose { s: Sizes { c, o, m, .. }, site, a, delta, v, vt, w2t, cov, gated, k, kc, u, e, diagonal } = self;
+    fn run<V: Vector<T>>(self) -> Vec<f64> {
+        let Compose { s: Sizes { c, o, m, .. }, samples, site, a, delta, moments, v, vt, w2t, k, kc, u, e } = self;
         let row = panel_row(c);
-        let w2 = site.second.weight.as_slice();
-        gate(v, a, gated);
-        let mut gated_u = Aligned::zeros(m);
-        u.copy_from_slice(site.first.beta.as_slice());
-        let of_k = Product {
-            rows: o,
-            columns: row, // with the zeros behind the channels
-            a_row: m,
+        let (a, delta) = (&a[samples.start * m..][..samples.len() * m], &delta[samples.start * row..]);
+        let (w2, beta1) = (site.second.weight.as_slice(), panel(site.first.beta.as_slice(), m));
+        // V δ_b + β_1 and e_b, a row a sample.
+        let of_u = Product {
+            rows: samples.len(),
+            columns: m,
+            a_row: row,
             a_step: 1,
-            b_row: row,
-            start: Start::Zero,
-            out: k.as_mut_ptr(),
-            out_row: row,
+            b_row: panel_row(m),
+            start: Start::Bias(beta1.as_ptr()),
+            out: u.as_mut_ptr(),
+            out_row: m,
             rectifier: Rectifier::Identity,
         };
-        let of_kc = Product { a_row: row, out: kc.as_mut_ptr(), ..of_k };
-        let of_u =
-            Product { rows: 1, columns: m, b_row: panel_row(m), start: Start::Output, out: u.as_mut_ptr(), ..of_k };
-        let of_e = Product { rows: 1, columns: o, b_row: panel_row(o), out: e.as_mut_ptr(), ..of_k };
-        // SAFETY: W_2 is Cout x m; `gated` and `cov` are panels of m and C rows, Vᵀ and W_2ᵀ of C and m, `k` and `kc` of
-        // Cout; `u` holds m elements and `e` Cout.
-        unsafe {
-            of_k.run::<V>(&[Chunk { a: w2.as_ptr(), b: gated.as_ptr(), k: m }]);
-            of_kc.run::<V>(&[Chunk { a: k.as_ptr(), b: cov.as_ptr(), k: c }]);
-            of_u.run::<V>(&[Chunk { a: delta.as_ptr(), b: vt.as_ptr(), k: c }]);
-            gated_u.iter_mut().zip(&*u).zip(a).for_each(|((gated, &u), &a)| *gated = a * u);
-            of_e.run::<V>(&[Chunk { a: gated_u.as_ptr(), b: w2t.as_ptr(), k: m }]);
+        // SAFETY: `delta` has a row for each sample, Vᵀ has C rows, `u` is as large as `a`.
+        unsafe { of_u.run::<V>(&[Chunk { a: delta.as_ptr(), b: vt.as_ptr(), k: c }]) };
+        let gated_u: Vec<T> = a.iter().zip(&*u).map(|(&a, &u)| a * u).collect();
+        let (start, out) = (Start::Zero, e.as_mut_ptr());
+        let of_e = Product { columns: o, a_row: m, b_row: panel_row(o), start, out, out_row: o, ..of_u };
+        // SAFETY: W_2ᵀ has m rows, `e` a row for each sample.
+        unsafe { of_e.run::<V>(&[Chunk { a: gated_u.as_ptr(), b: w2t.as_ptr(), k: m }]) };
+
+        let (mut gated, mut cov) = (Aligned::zeros(m * row), Aligned::zeros(c * row));
+        let mut diagonal = RowProducts::zeros(o);
+        let kernels = k.chunks_exact_mut(o * row).zip(kc.chunks_exact_mut(o * row));
+        // ANCHOR: compose
+        for ((b, a), (k, kc)) in samples.zip(a.chunks_exact(m)).zip(kernels) {
+            let moments = moments.as_slice()[b * (c + c * c) + c..].chunks_exact(c);
+            cov.chunks_exact_mut(row).zip(moments).for_each(|(cov, moments)| cov[..c].copy_from_slice(moments));
+            scale_rows::<T, V>(v, a, &mut gated);
+            let (columns, b_row) = (row, row); // with the zeros behind the channels
+            let of_k = Product { rows: o, columns, a_row: m, b_row, out: k.as_mut_ptr(), out_row: row, ..of_e };
+            let of_kc = Product { a_row: row, out: kc.as_mut_ptr(), ..of_k };
+            // SAFETY: W_2 is Cout x m; `gated` and `cov` are panels of m and C rows, `k` and `kc` of Cout.
+            unsafe {
+                of_k.run::<V>(&[Chunk { a: w2.as_ptr(), b: gated.as_ptr(), k: m }]);
+                of_kc.run::<V>(&[Chunk { a: k.as_ptr(), b: cov.as_ptr(), k: c }]);
+            }
+            diagonal.add::<T, V>(k, kc);
         }
-        for (i, diagonal) in diagonal.iter_mut().enumerate() {
-            *diagonal += dot::<T, V>(&k[i * row..][..row], &kc[i * row..][..row]).f64();
-        }
+        // ANCHOR_END: compose
+        diagonal.finish()
     }
-    // ANCHOR_END: compose
 }

@@ -26,6 +26,8 @@ mod backward;
 mod correlate;
 mod forward;
 mod moments;
+mod panels;
+mod samples;
 mod saved;
 mod site;
 #[cfg(test)]

@@ -79,26 +79,4 @@ impl<T: Real> Saved<T> {
     pub fn second(&self) -> &Scale {
         self.scales[2].as_ref().expect("the second convolution is always there")
     }
-
-    /// Row i of M_b = diag(s_0) W_0 + diag(s_2) K_b.
-    #[inline(always)]
-    pub fn map_row(&self, b: usize, i: usize, s2: T, row: &mut [T]) {
-        let width = row.len();
-        let k = &self.k.as_slice()[(b * self.s.o + i) * width..][..width];
-        let w0 = &self.w0[i * width..][..width];
-        for j in 0..width {
-            row[j] = w0[j] + s2 * k[j];
-        }
-    }
-}
-
-/// diag(a) V, a panel `[m, C]`.
-#[inline(always)]
-pub(super) fn gate<T: Real>(v: &[T], a: &[T], gated: &mut [T]) {
-    let row = v.len() / a.len();
-    for ((gated, v), &a) in gated.chunks_exact_mut(row).zip(v.chunks_exact(row)).zip(a) {
-        for j in 0..row {
-            gated[j] = a * v[j];
-        }
-    }
 }

@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use super::saved::{Saved, gate};
+use super::panels::scale_rows;
+use super::saved::Saved;
 use super::{Correlator, Site, Sizes, Task, block, blocks, to_f64};
 use crate::aligned::Aligned;
 use crate::kernels::ahead::{Ahead, Stretch};
@@ -152,32 +153,32 @@ impl<T: Real> Kernel<T> for Maps<'_, T> {
         let Sizes { c, o, m, .. } = saved.s;
         let (row, o_row) = (panel_row(c), panel_row(o));
         let mut gated = saved.v.clone();
-        let of_samples = maps.chunks_exact_mut(c * o_row).zip(shifts.chunks_exact_mut(o_row));
-        for (b, (map, f)) in samples.zip(of_samples) {
-            map.copy_from_slice(&common.w0);
+        // f_b = β_0 + β_2 + s_2 ⊙ (e_b − m_2) + diag(s_0) W_0 δ_b, a row a sample.
+        let s2: Vec<T> = saved.second().s.iter().map(|&s2| T::of(s2)).collect();
+        for (f, e) in shifts.chunks_exact_mut(o_row).zip(saved.e[samples.start * o..].chunks_exact(o)) {
             f.copy_from_slice(&common.beta);
-            for i in 0..o {
-                f[i] += T::of(saved.second().s[i]) * saved.e[b * o + i];
-            }
-            gate(&saved.v, &saved.a[b * m..][..m], &mut gated);
-            let of_map = Product {
-                rows: c,
-                columns: o,
-                a_row: 1,
-                a_step: row,
-                b_row: o_row,
-                start: Start::Output,
-                out: map.as_mut_ptr(),
-                out_row: o_row,
-                rectifier: Rectifier::Identity,
-            };
-            let of_f = Product { rows: 1, a_step: 1, out: f.as_mut_ptr(), ..of_map };
-            let delta = &saved.delta[b * row..][..row];
-            // SAFETY: the panels of `common` have C and m rows, `gated` has m, `map` C, and `f` whole vectors.
-            unsafe {
-                of_map.run::<V>(&[Chunk { a: gated.as_ptr(), b: common.w2.as_ptr(), k: m }]);
-                of_f.run::<V>(&[Chunk { a: delta.as_ptr(), b: common.w0.as_ptr(), k: c }]);
-            }
+            f.iter_mut().zip(&s2).zip(e).for_each(|((f, &s2), &e)| *f += s2 * e);
+        }
+        let of_f = Product {
+            rows: samples.len(),
+            columns: o,
+            a_row: row,
+            a_step: 1,
+            b_row: o_row,
+            start: Start::Output,
+            out: shifts.as_mut_ptr(),
+            out_row: o_row,
+            rectifier: Rectifier::Identity,
+        };
+        let delta = saved.delta[samples.start * row..].as_ptr();
+        // SAFETY: `delta` and `shifts` have a row for each sample, the panel has C.
+        unsafe { of_f.run::<V>(&[Chunk { a: delta, b: common.w0.as_ptr(), k: c }]) };
+        for (b, map) in samples.zip(maps.chunks_exact_mut(c * o_row)) {
+            map.copy_from_slice(&common.w0);
+            scale_rows::<T, V>(&saved.v, &saved.a[b * m..][..m], &mut gated);
+            let of_map = Product { rows: c, a_row: 1, a_step: row, out: map.as_mut_ptr(), ..of_f };
+            // SAFETY: the panels have m rows, `map` has C.
+            unsafe { of_map.run::<V>(&[Chunk { a: gated.as_ptr(), b: common.w2.as_ptr(), k: m }]) };
         }
     }
 }
