@@ -18,11 +18,6 @@ use crate::kernels::pending::{Loader, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, panel_row};
 use crate::simd::{Kernel, Vector};
 
-/// Rows of the input as the patches of one row reach over them.
-fn reach(s: &Sizes) -> usize {
-    (s.kh - 1) * s.geo.dilation[0] + 1
-}
-
 fn window<'a, T: Real>(s: &Sizes, source: &'a Loader<'a, T>, height: usize) -> Window<T, &'a Loader<'a, T>> {
     Window::new(source, s.w, [s.geo.padding[1]; 2], height)
 }
@@ -139,7 +134,7 @@ struct Slide<'a, T: Real> {
 
 impl<'a, T: Real> Slide<'a, T> {
     fn new(s: &'a Sizes, source: &'a Loader<'a, T>, fours: Option<&Fours>) -> Self {
-        let height = if fours.is_some() { s.h.max(reach(s)) } else { reach(s) };
+        let height = if fours.is_some() { s.h.max(s.reach()) } else { s.reach() };
         Slide { s, window: window(s, source, height), parts: Vec::new(), chunks: Vec::new() }
     }
 

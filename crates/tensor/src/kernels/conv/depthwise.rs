@@ -156,12 +156,7 @@ impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
 }
 
 fn input_window<T: Real, X: Rows<T>>(s: &Sizes, x: X) -> Window<T, X> {
-    Window::new(x, s.w, [s.geo.padding[1]; 2], held(s))
-}
-
-/// How many rows of the input are held: as many as the kernel reaches, or more.
-pub(super) fn held(s: &Sizes) -> usize {
-    ((s.kh - 1) * s.geo.dilation[0] + 1).next_power_of_two()
+    Window::new(x, s.w, [s.geo.padding[1]; 2], s.reach())
 }
 
 /// An input that knows what its maker wants of its gradient.

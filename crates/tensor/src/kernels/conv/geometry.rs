@@ -178,6 +178,11 @@ impl Sizes {
         self.o * self.taps()
     }
 
+    /// Rows of the input as a patch reaches over them.
+    pub fn reach(&self) -> usize {
+        (self.kh - 1) * self.geo.dilation[0] + 1
+    }
+
     /// The input row under tap `u` of output row `i`, `i·s + u·d − p`, if it lies inside the image.
     pub fn row_under(&self, i: usize, u: usize) -> Option<usize> {
         let ([s, _], [p, _], [d, _]) = (self.geo.stride, self.geo.padding, self.geo.dilation);

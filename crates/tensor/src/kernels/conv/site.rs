@@ -3,9 +3,9 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::depthwise::{Backward, Forward, Input, channel_major, held, tap_major};
+use super::depthwise::{Backward, Forward, Input, channel_major, tap_major};
 use super::plan::{BackwardTask, ForwardTask, Path, add};
-use super::window::{Rows, Window};
+use super::window::{Rows, Window, slots};
 use super::{Geometry, Options, Sizes};
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::folded::{Correlation, Correlations, Correlator, PendingSite, SiteRows};
@@ -45,7 +45,7 @@ pub fn conv2d_site<T: Real>(
     let parts = parts_mut(y.as_mut_slice(), &rows, s.ow * s.o);
     let w = &tap_major(s, w.as_slice());
     let moments = run_tasks(rows.into_iter().zip(parts).collect(), work(x, s), |(rows, y)| {
-        let task = ForwardTask { s, x: x.rows(s.w, 1), w, bias: None, rectifier, rows, y, with_moments };
+        let task = ForwardTask { s, x: x.rows(s.w, slots(s.reach())), w, bias: None, rectifier, rows, y, with_moments };
         dispatch(Forward(task)).finish()
     });
     let stats = with_moments.then(|| statistics(OP, moments)).transpose()?;
@@ -78,7 +78,8 @@ pub fn conv2d_site_backward<T: Real>(
     let (taps, dy) = (&tap_major(s, w.as_slice()), &dy.loader());
     let done = run_tasks(images.into_iter().zip(dxs).collect(), work(x, s), |(images, dx)| {
         let mut dw = want_w.then(|| vec![T::zero(); s.weights()]);
-        let input = SiteInput { rows: x.rows(s.w, held(s)), correlator: x.correlator(), g: vec![T::zero(); s.c] };
+        let input =
+            SiteInput { rows: x.rows(s.w, slots(s.reach())), correlator: x.correlator(), g: vec![T::zero(); s.c] };
         let task = BackwardTask { s, x: input, dy, w: taps, images, dx, dw: dw.as_deref_mut() };
         (dispatch(Backward(task)), dw)
     });
@@ -121,8 +122,8 @@ impl<T: Real> Rows<T> for SiteRows<'_, T> {
     }
 
     #[inline(always)]
-    fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, _slot: usize, out: &mut [T]) {
-        SiteRows::make::<V, 0>(self, 0, row * pixels, out, []); // nobody asks what it was made of
+    fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, slot: usize, out: &mut [T]) {
+        SiteRows::make::<V, 0>(self, slot, row * pixels, out, []);
     }
 }
 
@@ -141,7 +142,7 @@ impl<T: Real> Rows<T> for SiteInput<'_, T> {
 
     #[inline(always)]
     fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, slot: usize, out: &mut [T]) {
-        SiteRows::make::<V, 0>(&mut self.rows, slot, row * pixels, out, []);
+        Rows::make::<V>(&mut self.rows, row, pixels, slot, out);
     }
 }
 

@@ -36,6 +36,12 @@ impl<T: Real> Rows<T> for &GradLoader<'_, T> {
     }
 }
 
+/// Places of a window that keeps at least the last `height` rows: a power of two, for a division takes as long as the row
+/// of a tile.
+pub(super) fn slots(height: usize) -> usize {
+    height.next_power_of_two()
+}
+
 /// The last rows that were asked for. Rows are counted over the whole batch.
 pub(super) struct Window<T, R> {
     pub source: R,
@@ -47,10 +53,10 @@ pub(super) struct Window<T, R> {
 }
 
 impl<T: Real, R: Rows<T>> Window<T, R> {
-    /// For rows of `pixels` pixels, `left` and `right` pixels of zeros around them, at least the last `height` rows kept:
-    /// a power of two, for a division takes as long as the row of a tile. Behind the last row a vector more can be read.
+    /// For rows of `pixels` pixels, `left` and `right` pixels of zeros around them, at least the last `height` rows kept.
+    /// Behind the last row a vector more can be read.
     pub fn new(source: R, pixels: usize, [left, right]: [usize; 2], height: usize) -> Self {
-        let (c, height) = (source.channels(), height.next_power_of_two());
+        let (c, height) = (source.channels(), slots(height));
         let row_len = (left + pixels + right) * c;
         Window {
             source,

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::super::window::Window;
 use super::super::{BackwardTask, Sizes};
-use super::{Fours, reach, window};
+use super::{Fours, window};
 use crate::Real;
 use crate::aligned::Aligned;
 use crate::kernels::ahead::{Ahead, Stretch};
@@ -55,7 +55,7 @@ impl Blocks {
             let images = rows / s.oh;
             Blocks { images, rows: images * s.oh, height: images * s.h }
         } else {
-            Blocks { images: 1, rows, height: (rows - 1) * s.geo.stride[0] + reach(s) }
+            Blocks { images: 1, rows, height: (rows - 1) * s.geo.stride[0] + s.reach() }
         }
     }
 
@@ -109,15 +109,13 @@ impl<'a, T: Real> GradW<'a, T> {
                         let a = window.row::<V>(row / s.oh * s.h + h).wrapping_add(v * d * s.c);
                         let b = dz[i * s.ow * o_row..].as_ptr();
                         if copies {
-                            let row = &mut patches[copied..][..s.ow * k];
-                            copied += row.len();
-                            for (j, patch) in row.chunks_exact_mut(k).enumerate() {
-                                // SAFETY: every patch lies inside its padded row.
-                                unsafe { patch.as_mut_ptr().copy_from_nonoverlapping(a.add(j * stride * s.c), k) };
-                            }
+                            let patches = &mut patches[copied..][..s.ow * k];
+                            copied += patches.len();
+                            // SAFETY: every patch lies inside its padded row.
+                            unsafe { copy_patches(a, stride * s.c, k, patches) };
                             match chunks.last_mut() {
                                 Some(last) if last.b.wrapping_add(last.k * o_row) == b => last.k += s.ow,
-                                _ => chunks.push(Chunk { a: row.as_ptr(), b, k: s.ow }),
+                                _ => chunks.push(Chunk { a: patches.as_ptr(), b, k: s.ow }),
                             }
                         } else {
                             chunks.push(Chunk { a, b, k: s.ow });
@@ -142,6 +140,18 @@ impl<'a, T: Real> GradW<'a, T> {
                 }
             }
         }
+    }
+}
+
+/// Patches of `k` elements that start `step` apart, one after the other.
+///
+/// # Safety
+/// As many as `patches` has room for must be readable.
+#[inline(always)]
+unsafe fn copy_patches<T: Real>(from: *const T, step: usize, k: usize, patches: &mut [T]) {
+    for (j, patch) in patches.chunks_exact_mut(k).enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { patch.as_mut_ptr().copy_from_nonoverlapping(from.add(j * step), k) };
     }
 }
 
@@ -206,7 +216,7 @@ impl<'a, T: Real> GradX<'a, T> {
             });
             taps.collect()
         };
-        let height = reach(s).div_ceil(s.geo.stride[0]);
+        let height = s.reach().div_ceil(s.geo.stride[0]);
         let height = if fours.is_some() { s.oh.max(height) } else { height };
         GradX {
             s,
