@@ -23,30 +23,48 @@ pub struct Var<T: Real> {
 #[derive(Clone)]
 pub(crate) enum Value<T: Real> {
     Made(Tensor<T>),
-    Pending(Rc<(Pending<T>, OnceCell<Tensor<T>>)>),
+    Pending(Lazy<Pending<T>, T>),
     Site(SiteValue<T>),
 }
 
-/// What a folded site gives, and the map itself once somebody has asked for it.
-#[derive(Clone)]
-pub(crate) struct SiteValue<T: Real>(Rc<(PendingSite<T>, OnceCell<Tensor<T>>)>);
+/// What is pending, and the map itself once somebody has asked for it.
+pub(crate) struct Lazy<P, T: Real>(Rc<(P, OnceCell<Tensor<T>>)>);
+
+/// What a folded site gives.
+pub(crate) type SiteValue<T> = Lazy<PendingSite<T>, T>;
+
+impl<P, T: Real> Clone for Lazy<P, T> {
+    fn clone(&self) -> Self {
+        Lazy(Rc::clone(&self.0))
+    }
+}
+
+impl<P, T: Real> Lazy<P, T> {
+    pub fn new(pending: P) -> Self {
+        Lazy(Rc::new((pending, OnceCell::new())))
+    }
+
+    fn map(&self) -> &P {
+        &self.0.0
+    }
+
+    fn is_made(&self) -> bool {
+        self.0.1.get().is_some()
+    }
+
+    fn value(&self, make: impl FnOnce(&P) -> Tensor<T>) -> &Tensor<T> {
+        self.0.1.get_or_init(|| make(&self.0.0))
+    }
+}
 
 impl<T: Real> SiteValue<T> {
-    pub fn new(site: PendingSite<T>) -> Self {
-        SiteValue(Rc::new((site, OnceCell::new())))
-    }
-
     pub fn rectifier(&self) -> Rectifier {
-        self.0.0.rectifier()
-    }
-
-    fn value(&self) -> &Tensor<T> {
-        self.0.1.get_or_init(|| self.0.0.make())
+        self.map().rectifier()
     }
 
     /// For all who read a map in memory.
     pub fn pending(&self) -> Pending<T> {
-        Pending::rectified(self.value(), self.rectifier())
+        Pending::rectified(self.value(PendingSite::make), self.rectifier())
     }
 }
 
@@ -55,15 +73,15 @@ impl<T: Real> Value<T> {
     pub fn shape(&self) -> &Shape {
         match self {
             Value::Made(value) => value.shape(),
-            Value::Pending(pending) => pending.0.z.shape(),
-            Value::Site(site) => site.0.0.shape(),
+            Value::Pending(pending) => pending.map().z.shape(),
+            Value::Site(site) => site.map().shape(),
         }
     }
 }
 
 impl<T: Real> From<Pending<T>> for Value<T> {
     fn from(map: Pending<T>) -> Self {
-        Value::Pending(Rc::new((map, OnceCell::new())))
+        Value::Pending(Lazy::new(map))
     }
 }
 
@@ -85,8 +103,8 @@ impl<T: Real> Var<T> {
     pub fn value(&self) -> &Tensor<T> {
         match &self.value {
             Value::Made(value) => value,
-            Value::Pending(pending) => pending.1.get_or_init(|| pending.0.make()),
-            Value::Site(site) => site.value(),
+            Value::Pending(pending) => pending.value(Pending::make),
+            Value::Site(site) => site.value(PendingSite::make),
         }
     }
 
@@ -94,7 +112,7 @@ impl<T: Real> Var<T> {
     pub fn pending(&self) -> Pending<T> {
         match &self.value {
             Value::Made(value) => Pending::plain(value.clone()),
-            Value::Pending(pending) => pending.0.clone(),
+            Value::Pending(pending) => pending.map().clone(),
             Value::Site(site) => site.pending(),
         }
     }
@@ -102,7 +120,7 @@ impl<T: Real> Var<T> {
     /// The folded site behind a value that nobody has asked for yet. Once it is made, all others read what is there.
     pub(crate) fn unmade_site(&self) -> Option<&PendingSite<T>> {
         match &self.value {
-            Value::Site(site) if site.0.1.get().is_none() => Some(&site.0.0),
+            Value::Site(site) if !site.is_made() => Some(site.map()),
             _ => None,
         }
     }
