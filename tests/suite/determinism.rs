@@ -41,7 +41,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
 }
 
 /// So many batches an epoch that a signal comes before it ends.
-const LONG: &str = "train --conv mdconv --batch-size 4 --epochs 3";
+const LONG: &str = "train --conv mdconv --batch-size 4 --epochs 4";
 
 #[test]
 fn a_run_that_is_killed_goes_on_to_the_same_bits() {
@@ -51,7 +51,7 @@ fn a_run_that_is_killed_goes_on_to_the_same_bits() {
 #[test]
 fn a_run_with_every_option_that_is_killed_goes_on_to_the_same_bits() {
     // The last batch, too, has two images in each of its parts.
-    killed_runs_go_on(&format!("train --conv mdconv --batch-size 6 --epochs 3 --lr 0.02 {EVERY_OPTION}"));
+    killed_runs_go_on(&format!("train --conv mdconv --batch-size 6 --epochs 4 --lr 0.02 {EVERY_OPTION}"));
 }
 
 fn killed_runs_go_on(train: &str) {
@@ -76,7 +76,7 @@ fn killed_runs_go_on(train: &str) {
     let started = folder.json("killed/run.json")["started"].clone();
     folder.run("resume killed");
     assert_same_run(&folder, "whole", "killed");
-    assert_eq!(epochs(&folder, "killed").len(), 3);
+    assert_eq!(epochs(&folder, "killed").len(), 4);
     let record = folder.json("killed/run.json");
     assert_eq!((&record["started"], &record["status"]), (&started, &"finished".into()));
     assert_eq!(record["resumed"].as_array().unwrap().len(), 3);
@@ -89,7 +89,7 @@ fn a_run_that_is_interrupted_writes_a_checkpoint_and_goes_on_to_the_same_bits() 
 
 #[test]
 fn a_run_with_every_option_that_is_interrupted_goes_on_to_the_same_bits() {
-    interrupted_runs_go_on(&format!("train --conv mdconv --batch-size 6 --epochs 3 --lr 0.02 {EVERY_OPTION}"));
+    interrupted_runs_go_on(&format!("train --conv mdconv --batch-size 6 --epochs 4 --lr 0.02 {EVERY_OPTION}"));
 }
 
 fn interrupted_runs_go_on(train: &str) {
