@@ -3,6 +3,9 @@ its own; those with the names of RepVGG's and ACNet's authors are the plain modu
 
 The formula stands here and in `crates/models/src/import/tests.rs`; the file holds every name with its shape, and the
 logits. Like that 11 million values take fifty kilobytes. `python import.py --check` compares a fresh run.
+
+`--photos DIR` makes `photos.json` instead: the logits of torchvision's networks for some photos of DIR, in ImageNet's layout,
+through torchvision's transforms. The photos may not be passed on; a test looks for them beside the project.
 """
 
 import argparse
@@ -12,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision import transforms
 from torchvision.models import mobilenet_v2, resnet18, shufflenet_v2_x0_5, shufflenet_v2_x1_0
 
 FILE = Path(__file__).parent / "import.json"
+OF_PHOTOS = FILE.with_name("photos.json")
 CLASSES = 7
 IMAGES = [2, 3, 70, 66]  # more than 64 pixels: the form for photos; odd sizes on the way
 
@@ -198,12 +204,32 @@ def values(name: str, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(flat).reshape(shape)
 
 
-def golden(make) -> dict:
+def by_formula(make) -> tuple[nn.Module, dict[str, list[int]]]:
+    """A network, and its names with their shapes."""
     model = make().double().eval()
     names = {k: list(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     model.load_state_dict({k: values(k, shape) for k, shape in names.items()}, strict=False)
+    return model, names
+
+
+def golden(make) -> dict:
+    model, names = by_formula(make)
     with torch.no_grad():
         return {"names": names, "logits": model(values("images", IMAGES)).tolist()}
+
+
+def golden_of_photos(folder: Path) -> dict:
+    """The first photo of some classes; pixels in f64."""
+    classes = sorted(path for path in (folder / "val").iterdir() if path.is_dir())[:4]
+    photos = [min(of_class.iterdir()) for of_class in classes]
+    evaluate = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()])
+    mean, std = (torch.tensor(v).double().reshape(3, 1, 1) for v in [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    x = torch.stack([(evaluate(Image.open(photo).convert("RGB")).double() / 255 - mean) / std for photo in photos])
+    logits = {}
+    for network in ["mobilenet_v2 x1", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "resnet18"]:
+        with torch.no_grad():
+            logits[network] = by_formula(NETWORKS[network])[0](x).tolist()
+    return {"photos": [str(photo.relative_to(folder)) for photo in photos], "logits": logits}
 
 
 def text(goldens: dict) -> str:
@@ -215,11 +241,29 @@ def text(goldens: dict) -> str:
     return "{\n" + ",\n".join(networks) + "\n}\n"
 
 
+def assert_same(network: str, got: list, expected: list) -> None:
+    got, expected = np.array(got), np.array(expected)
+    assert np.abs(got - expected).max() <= 1e-12 * np.abs(expected).max(), network
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the file and write nothing")
-    check = parser.parse_args().check
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="make photos.json; DIR holds val/CLASS/FILE")
+    args = parser.parse_args()
+    check = args.check
     torch.set_num_threads(1)
+    if args.photos:
+        fresh = golden_of_photos(args.photos)
+        if not check:
+            OF_PHOTOS.write_text(json.dumps(fresh).replace('"logits": {', '\n"logits": {').replace("]], ", "]],\n ") + "\n")
+            return
+        kept = json.loads(OF_PHOTOS.read_text())
+        assert kept["photos"] == fresh["photos"]
+        for network, of in fresh["logits"].items():
+            assert_same(network, of, kept["logits"][network])
+        print(f"{len(fresh['photos'])} photos by {len(fresh['logits'])} networks as kept")
+        return
     fresh = {network: golden(make) for network, make in NETWORKS.items()}
     if not check:
         FILE.write_text(text(fresh))
@@ -227,8 +271,7 @@ def main() -> None:
     kept = json.loads(FILE.read_text())
     for network, of in fresh.items():
         assert kept[network]["names"] == of["names"], network
-        got, expected = np.array(of["logits"]), np.array(kept[network]["logits"])
-        assert np.abs(got - expected).max() <= 1e-12 * np.abs(expected).max(), network
+        assert_same(network, of["logits"], kept[network]["logits"])
     print(f"{len(fresh)} networks as kept")
 
 

@@ -158,13 +158,13 @@ impl Dataset {
     fn prepared(
         &self,
         index: usize,
-        prepare: impl FnOnce(&Recipe, &crate::photos::Photo) -> Result<Vec<u8>>,
+        prepare: impl FnOnce(&Recipe, &crate::photos::Photo) -> Vec<u8>,
     ) -> Result<Cow<'_, [u8]>> {
         match &self.images {
             Images::Held(pixels) => Ok(Cow::Borrowed(&pixels[index * self.size()..][..self.size()])),
             Images::Files { root, files, recipe } => {
                 let photo = decode(&root.join(&files[index]))?;
-                prepare(recipe, &photo).map(Cow::Owned)
+                Ok(Cow::Owned(prepare(recipe, &photo)))
             }
         }
     }

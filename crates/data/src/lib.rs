@@ -38,5 +38,5 @@ pub use loader::{Batch, Loader, Options};
 pub use mixup::{Mixed, Mixup};
 pub use normalisation::Normalisation;
 pub use options::{Crop, EmnistSplit, Labels, MAX_INPUT, Request, Resize, SetOptions};
-pub use photos::evaluation_input;
+pub use photos::{Filter, evaluation_input, stretched_input};
 pub use sets::{Kind, Loaded, load};

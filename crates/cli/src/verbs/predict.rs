@@ -1,29 +1,19 @@
 //! `predict`: the classes of image files.
 
-use std::fs::File;
-use std::io::{BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::ValueEnum;
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use gatefold_data::{Kind, evaluation_input};
+use gatefold_data::{Error, Kind, evaluation_input, stretched_input};
 use gatefold_models::{Description, Inference, Model};
 use gatefold_tensor::Tensor;
-use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use serde_json::{Value, json};
 
 use crate::place;
 
 /// How many classes are told.
 const TOP: usize = 5;
-/// Pixels along a side, beyond which a file is refused.
-const MAX_SIDE: u32 = 32_768;
-/// Bytes of a decoded image, beyond which a file is refused.
-const MAX_BYTES: u64 = 512 << 20;
 /// The exit status if a file could not be read.
 const DATA: u8 = 3;
 
@@ -32,7 +22,7 @@ const DATA: u8 = 3;
 pub struct Args {
     /// A run directory or a model file
     model: PathBuf,
-    /// PNG or JPEG files of any size
+    /// PNG, JPEG, WebP or BMP files of any size
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Stretch all of an image to the size in pixels that the model wants, by this filter [default: the centre, as `eval`
@@ -53,6 +43,15 @@ enum Filter {
     Bilinear,
 }
 
+impl From<Filter> for gatefold_data::Filter {
+    fn from(filter: Filter) -> Self {
+        match filter {
+            Filter::Lanczos3 => gatefold_data::Filter::Lanczos3,
+            Filter::Bilinear => gatefold_data::Filter::Bilinear,
+        }
+    }
+}
+
 /// Prints the likeliest classes of each file. A file that cannot be read is named on stderr, the others go on.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model: Model<f32> = Model::load(&place::model_file(&args.model)?)?;
@@ -64,7 +63,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(pixels) => pixels,
             Err(error) => {
                 unreadable += 1;
-                let error = format!("{error:#}");
+                let error = match error {
+                    Error::Broken { problem, .. } => problem, // the remedy of a file in a set is none here
+                    error => error.to_string(),
+                };
                 eprintln!("error: {}: {error}", file.display());
                 if args.json {
                     writeln!(out, "{}", json!({ "file": file.display().to_string(), "error": error }))?;
@@ -95,63 +97,12 @@ fn object(file: &Path, top: &[(&str, f64)]) -> Value {
 }
 
 /// The bytes of an image as the model wants it, in the order `H, W, C`.
-fn pixels(file: &Path, description: &Description, filter: Option<Filter>) -> anyhow::Result<Vec<u8>> {
+fn pixels(file: &Path, description: &Description, filter: Option<Filter>) -> gatefold_data::Result<Vec<u8>> {
     let photos = description.dataset.parse::<Kind>().ok().filter(|kind| kind.is_of_photos());
     match (filter, photos, description.input) {
-        (None, Some(kind), [3, height, width]) if height == width => Ok(evaluation_input(kind, file, height)?),
-        (filter, _, input) => stretched(file, input, filter.unwrap_or(Filter::Lanczos3)),
+        (None, Some(kind), [3, height, width]) if height == width => evaluation_input(kind, file, height),
+        (filter, _, input) => stretched_input(file, input, filter.unwrap_or(Filter::Lanczos3).into()),
     }
-}
-
-/// All of an image, upright. Transparency is passed over.
-fn stretched(file: &Path, [channels, height, width]: [usize; 3], filter: Filter) -> anyhow::Result<Vec<u8>> {
-    let image = decode(file)?;
-    let (from, bytes, kind) = match channels {
-        1 => {
-            let grey = image.into_luma8();
-            (grey.dimensions(), grey.into_raw(), PixelType::U8)
-        }
-        3 => {
-            let colour = image.into_rgb8();
-            (colour.dimensions(), colour.into_raw(), PixelType::U8x3)
-        }
-        _ => bail!("the model wants {channels} channels: an image file makes 1 or 3"),
-    };
-    let to = (u32::try_from(width)?, u32::try_from(height)?);
-    if from == to {
-        return Ok(bytes);
-    }
-    let source = ImageRef::new(from.0, from.1, &bytes, kind)?;
-    let mut resized = Image::new(to.0, to.1, kind);
-    let filter = match filter {
-        Filter::Lanczos3 => FilterType::Lanczos3,
-        Filter::Bilinear => FilterType::Bilinear,
-    };
-    Resizer::new().resize(&source, &mut resized, &ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)))?;
-    Ok(resized.into_vec())
-}
-
-/// Reads a file by what it holds, not by its name, and turns it upright.
-fn decode(file: &Path) -> anyhow::Result<DynamicImage> {
-    // Asked first: opening a pipe would wait for a writer.
-    ensure!(std::fs::metadata(file).context("cannot read the file")?.is_file(), "this is no regular file");
-    let mut reader = ImageReader::new(BufReader::new(File::open(file).context("cannot read the file")?));
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_BYTES);
-    reader.limits(limits);
-    let reader = reader.with_guessed_format().context("cannot read the file")?;
-    if reader.format().is_none() {
-        return Err(anyhow!("this is neither a PNG nor a JPEG image"));
-    }
-    let mut decoder = reader.into_decoder()?;
-    let bytes = decoder.total_bytes();
-    ensure!(bytes <= MAX_BYTES, "the image takes {} MiB, {} are allowed", bytes >> 20, MAX_BYTES >> 20);
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(image)
 }
 
 /// The likeliest classes of one image with their probabilities, falling.
@@ -185,7 +136,7 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 mod tests {
     use gatefold_layers::ConvKind;
     use gatefold_models::{Backbone, Normalisation};
-    use image::{ImageFormat, Rgb, RgbImage};
+    use image::{Rgb, RgbImage};
 
     use super::*;
 
@@ -194,22 +145,6 @@ mod tests {
         let p = softmax(&[1000.0, 999.0, -1000.0]);
         assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
         assert!((p[0] / p[1] - 1f64.exp()).abs() < 1e-12, "{p:?}");
-    }
-
-    #[test]
-    fn an_image_comes_in_the_models_size_and_channels() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("image.dat"); // the name says nothing
-        let image = RgbImage::from_fn(40, 20, |x, _| if x < 20 { Rgb([200, 10, 0]) } else { Rgb([0, 10, 100]) });
-        image.save_with_format(&file, ImageFormat::Png).unwrap();
-        assert_eq!(stretched(&file, [3, 20, 40], Filter::Lanczos3).unwrap(), image.into_raw());
-        for filter in [Filter::Lanczos3, Filter::Bilinear] {
-            let small = stretched(&file, [3, 4, 8], filter).unwrap();
-            assert_eq!(small.len(), 4 * 8 * 3);
-            assert_eq!((&small[..3], &small[21..24]), (&[200, 10, 0][..], &[0, 10, 100][..]));
-            assert_eq!(stretched(&file, [1, 4, 8], filter).unwrap().len(), 4 * 8);
-        }
-        assert!(stretched(&file, [2, 4, 8], Filter::Lanczos3).unwrap_err().to_string().contains("2 channels"));
     }
 
     #[test]
@@ -235,20 +170,5 @@ mod tests {
         for (dataset, filter) in [("cifar10", None), ("imagenet", Some(Filter::Lanczos3))] {
             assert!(shown(dataset, filter).iter().all(|&v| v < 3));
         }
-    }
-
-    #[test]
-    fn what_is_no_image_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("a.png");
-        assert!(decode(&file).is_err());
-        assert!(decode(folder.path()).is_err());
-        std::fs::write(&file, "no image").unwrap();
-        assert!(decode(&file).unwrap_err().to_string().contains("neither"));
-        // A PNG that is cut off.
-        RgbImage::new(30, 30).save_with_format(&file, ImageFormat::Png).unwrap();
-        let bytes = std::fs::read(&file).unwrap();
-        std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
-        assert!(decode(&file).is_err());
     }
 }

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
 
 use crate::{Error, Result};
 
@@ -27,9 +29,25 @@ pub(crate) struct Photo {
 /// Reads a PNG, JPEG, WebP or BMP file by what it holds, not by its name. Grey is widened to RGB and transparency dropped; the
 /// orientation that a camera noted is not applied, as the usual recipes do not.
 pub(crate) fn decode(path: &Path) -> Result<Photo> {
+    Ok(oriented(path)?.0)
+}
+
+/// The same, turned upright as the camera noted.
+pub(crate) fn upright(path: &Path) -> Result<DynamicImage> {
+    let (Photo { width, height, pixels }, orientation) = oriented(path)?;
+    let mut image: DynamicImage = RgbImage::from_raw(width, height, pixels).expect("three bytes a pixel").into();
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+fn oriented(path: &Path) -> Result<(Photo, Orientation)> {
     let bytes = read(path)?;
-    let image = decode_bytes(&bytes).map_err(|problem| broken(path, problem))?.into_rgb8();
-    Ok(Photo { width: image.width(), height: image.height(), pixels: image.into_raw() })
+    let photo = match image::guess_format(&bytes) {
+        Ok(ImageFormat::Jpeg) => jpeg(&bytes),
+        Ok(ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp) => any(&bytes),
+        _ => Err("this is no PNG, JPEG, WebP or BMP image".into()),
+    };
+    photo.map_err(|problem| broken(path, problem))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -47,25 +65,49 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode_bytes(bytes: &[u8]) -> Result<DynamicImage, String> {
+/// A JPEG image, byte for byte as libjpeg-turbo decodes it, by which Pillow and so torchvision read: an imported network sees
+/// what it has learnt from. The four inks of a printer are left to [`any`].
+fn jpeg(bytes: &[u8]) -> Result<(Photo, Orientation), String> {
+    let damaged = |e: JpegError| format!("the image cannot be decoded: {e}");
+    if !has_end(bytes) {
+        return Err("the JPEG image is cut off".into());
+    }
+    let mut decoder = Decoder::new(bytes).map_err(damaged)?;
+    let header = decoder.header();
+    check_pixels(header.width.into(), header.height.into())?;
+    if header.components.len() == 4 {
+        return any(bytes);
+    }
+    let (max_pixels, max_memory) = (MAX_PIXELS, Some(MAX_MEMORY));
+    decoder.set_limits(DecodeLimits { max_pixels, max_memory, ..DecodeLimits::default() });
+    decoder.set_output_format(PixelFormat::Rgb);
+    let image = decoder.decode_image().map_err(damaged)?;
+    let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
+    let photo = Photo { width: image.width as u32, height: image.height as u32, pixels: image.data };
+    Ok((photo, orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+/// An image of any format.
+fn any(bytes: &[u8]) -> Result<(Photo, Orientation), String> {
     let damaged = |e: image::ImageError| format!("the image cannot be decoded: {e}");
     let mut reader = ImageReader::new(Cursor::new(bytes));
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_MEMORY);
     reader.limits(limits);
-    let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
-    match reader.format() {
-        Some(ImageFormat::Jpeg) if !has_end(bytes) => return Err("the JPEG image is cut off".into()),
-        Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp) => {}
-        _ => return Err("this is no PNG, JPEG, WebP or BMP image".into()),
-    }
-    let decoder = reader.into_decoder().map_err(damaged)?;
+    let mut decoder = reader.with_guessed_format().map_err(|e| e.to_string())?.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
+    check_pixels(width, height)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let pixels = DynamicImage::from_decoder(decoder).map_err(damaged)?.into_rgb8().into_raw();
+    Ok((Photo { width, height, pixels }, orientation))
+}
+
+fn check_pixels(width: u32, height: u32) -> Result<(), String> {
     let pixels = u64::from(width) * u64::from(height);
     if pixels == 0 || pixels > MAX_PIXELS {
         return Err(format!("{width} x {height} pixels, from 1 to {MAX_PIXELS} are decoded"));
     }
-    DynamicImage::from_decoder(decoder).map_err(damaged)
+    Ok(())
 }
 
 /// Whether the end marker (FF D9) stands behind the last scan (FF DA). The decoder makes up what a file that is cut off lacks.

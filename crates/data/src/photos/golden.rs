@@ -91,21 +91,21 @@ fn every_format_becomes_what_torchvision_makes_of_it() {
     for name in names {
         let photo = decode(&folder().join(&name)).unwrap();
         let made: [(&str, Vec<u8>); 3] = [
-            ("evaluation", recipe(32, Resize::Shorter).evaluation(&photo).unwrap()),
-            ("square", recipe(32, Resize::Square).evaluation(&photo).unwrap()),
-            ("part", recipe(32, Resize::Shorter).part(&photo, golden.window(&format!("files/{name}/window"))).unwrap()),
+            ("evaluation", recipe(32, Resize::Shorter).evaluation(&photo)),
+            ("square", recipe(32, Resize::Square).evaluation(&photo)),
+            ("part", recipe(32, Resize::Shorter).part(&photo, golden.window(&format!("files/{name}/window")))),
         ];
         for (what, input) in made {
             let (mean, largest) = difference(&input, &golden.bytes(&format!("files/{name}/{what}")));
             println!("{name} {what}: mean {mean:.4}, largest {largest}");
-            // Decoders of JPEG differ by a little more than rounding, above all where colours are halved.
-            let bounds = if name.ends_with(".jpg") { (0.5, 4) } else { (0.3, 1) };
+            // The four inks of a printer are no colours until somebody mixes them, each in their own way.
+            let bounds = if name == "cmyk.jpg" { (0.02, 1) } else { (0.0, 0) };
             assert!(mean <= bounds.0 && largest <= bounds.1, "{name} {what}: mean {mean}, largest {largest}");
         }
     }
 }
 
-/// Real photos, where somebody has put them beside the project: at most 1/255 a pixel on average.
+/// Real photos, where somebody has put them beside the project.
 #[test]
 fn photos_become_what_torchvision_makes_of_them() {
     let photos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/imagenet-sample/train");
@@ -125,12 +125,10 @@ fn photos_become_what_torchvision_makes_of_them() {
     for name in names {
         let photo: Photo = decode(&photos.join(&name)).unwrap();
         let part = golden.window(&format!("photos/{name}/window"));
-        for (what, input) in
-            [("evaluation", recipe.evaluation(&photo).unwrap()), ("part", recipe.part(&photo, part).unwrap())]
-        {
+        for (what, input) in [("evaluation", recipe.evaluation(&photo)), ("part", recipe.part(&photo, part))] {
             let (mean, largest) = difference(&at_places(input), &golden.bytes(&format!("photos/{name}/{what}")));
             println!("{name} {what}: mean {mean:.4}, largest {largest}");
-            assert!(mean <= 1.0, "{name} {what}: mean {mean}, largest {largest}");
+            assert_eq!((mean, largest), (0.0, 0), "{name} {what}");
         }
     }
 }

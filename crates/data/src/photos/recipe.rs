@@ -6,15 +6,13 @@
 //! evaluation  the shorter side resized to S·256/224, the centre S x S cut out
 //! ```
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use gatefold_tensor::random::{Purpose, stream};
 use rand::RngExt;
 
 use super::decode::Photo;
+use super::resample::{self, Filter};
 use super::window::Window;
 use crate::options::{Crop, Resize, SetOptions};
-use crate::{Error, Result};
 
 /// The size of ImageNet's networks, and what an image is resized to for them.
 const USUAL: [u32; 2] = [224, 256];
@@ -43,7 +41,7 @@ impl Recipe {
     }
 
     /// The pixels (`H, W, C`) as they are evaluated.
-    pub(crate) fn evaluation(&self, photo: &Photo) -> Result<Vec<u8>> {
+    pub(crate) fn evaluation(&self, photo: &Photo) -> Vec<u8> {
         let Photo { width, height, .. } = *photo;
         let side = (f64::from(self.size) * f64::from(USUAL[1]) / f64::from(USUAL[0])).round() as u32;
         // The longer side is rounded down, as torchvision does.
@@ -59,21 +57,21 @@ impl Recipe {
             return self.strip(photo, side);
         }
         let whole = Window { left: 0, top: 0, width, height };
-        let resized = resize(photo, whole, to_width, to_height)?;
-        Ok(cut(&resized, to_width, centre))
+        let resized = resize(photo, whole, to_width, to_height);
+        cut(&resized, to_width, centre)
     }
 
     /// An image so long that resizing all of it would take absurd memory: its centre square, resized.
-    fn strip(&self, photo: &Photo, side: u32) -> Result<Vec<u8>> {
+    fn strip(&self, photo: &Photo, side: u32) -> Vec<u8> {
         let short = photo.width.min(photo.height);
         let square =
             Window { left: (photo.width - short) / 2, top: (photo.height - short) / 2, width: short, height: short };
-        let resized = resize(photo, square, side, side)?;
-        Ok(cut(&resized, side, Window::centre(side, side, self.size)))
+        let resized = resize(photo, square, side, side);
+        cut(&resized, side, Window::centre(side, side, self.size))
     }
 
     /// The pixels (`H, W, C`) for training, of the part that `(seed, epoch, index)` names.
-    pub(crate) fn training(&self, photo: &Photo, seed: u64, epoch: u64, index: usize) -> Result<Vec<u8>> {
+    pub(crate) fn training(&self, photo: &Photo, seed: u64, epoch: u64, index: usize) -> Vec<u8> {
         match self.crop {
             Crop::Centre => self.evaluation(photo),
             Crop::Resized => {
@@ -86,7 +84,7 @@ impl Recipe {
     }
 
     /// A part of the image, resized to the input.
-    pub(crate) fn part(&self, photo: &Photo, window: Window) -> Result<Vec<u8>> {
+    pub(crate) fn part(&self, photo: &Photo, window: Window) -> Vec<u8> {
         resize(photo, window, self.size, self.size)
     }
 }
@@ -94,20 +92,12 @@ impl Recipe {
 /// Pixels of a resized image beyond which only its centre is made.
 const MAX_RESIZED: u64 = 64_000_000;
 
-/// A part of an image resized by the bilinear filter, whose support grows with the reduction (antialiasing), as Pillow's does.
-fn resize(photo: &Photo, window: Window, width: u32, height: u32) -> Result<Vec<u8>> {
-    let failed = |why: String| Error::invalid("resize", why);
-    let source =
-        ImageRef::new(photo.width, photo.height, &photo.pixels, PixelType::U8x3).map_err(|e| failed(e.to_string()))?;
-    if (window.width, window.height) == (width, height) {
-        return Ok(cut(&photo.pixels, photo.width, window));
-    }
-    let part = CroppedImage::new(&source, window.left, window.top, window.width, window.height)
-        .map_err(|e| failed(e.to_string()))?;
-    let mut resized = Image::new(width, height, PixelType::U8x3);
-    let bilinear = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    Resizer::new().resize(&part, &mut resized, &bilinear).map_err(|e| failed(e.to_string()))?;
-    Ok(resized.into_vec())
+/// A part of an image resized by the bilinear filter.
+fn resize(photo: &Photo, part: Window, width: u32, height: u32) -> Vec<u8> {
+    let (stride, first) =
+        (3 * photo.width as usize, 3 * (part.top as usize * photo.width as usize + part.left as usize));
+    let (from, to) = ((part.width as usize, part.height as usize), (width as usize, height as usize));
+    resample::resize::<3>(&photo.pixels[first..], stride, from, to, Filter::Bilinear)
 }
 
 /// The pixels of `window` out of an image `width` pixels wide.
@@ -135,7 +125,7 @@ mod tests {
     #[test]
     fn an_image_of_the_resized_size_is_only_cut() {
         let photo = gradient(100, 64); // 64 is 56·256/224
-        let input = recipe(56).evaluation(&photo).unwrap();
+        let input = recipe(56).evaluation(&photo);
         assert_eq!(input.len(), 3 * 56 * 56);
         assert_eq!(input[..6], [22, 4, 77, 23, 4, 77]);
         assert_eq!(input[3 * 56 * 56 - 3..], [77, 59, 77]);
@@ -147,8 +137,8 @@ mod tests {
             let photo = gradient(width, height);
             for resize in [Resize::Shorter, Resize::Square] {
                 let recipe = Recipe { resize, ..recipe(32) };
-                assert_eq!(recipe.evaluation(&photo).unwrap().len(), 3 * 32 * 32, "{width} x {height}");
-                assert_eq!(recipe.training(&photo, 1, 2, 3).unwrap().len(), 3 * 32 * 32, "{width} x {height}");
+                assert_eq!(recipe.evaluation(&photo).len(), 3 * 32 * 32, "{width} x {height}");
+                assert_eq!(recipe.training(&photo, 1, 2, 3).len(), 3 * 32 * 32, "{width} x {height}");
             }
         }
     }
@@ -156,7 +146,7 @@ mod tests {
     #[test]
     fn a_plain_image_stays_plain() {
         let photo = Photo { width: 90, height: 70, pixels: [200, 3, 255].repeat(90 * 70) };
-        for input in [recipe(32).evaluation(&photo).unwrap(), recipe(32).training(&photo, 0, 0, 0).unwrap()] {
+        for input in [recipe(32).evaluation(&photo), recipe(32).training(&photo, 0, 0, 0)] {
             assert!(input.chunks(3).all(|pixel| pixel == [200, 3, 255]));
         }
     }
@@ -164,8 +154,8 @@ mod tests {
     #[test]
     fn squeezing_shows_all_of_an_image_at_each_side() {
         let photo = gradient(250, 50);
-        let square = Recipe { resize: Resize::Square, ..recipe(224) }.evaluation(&photo).unwrap();
-        let shorter = recipe(224).evaluation(&photo).unwrap();
+        let square = Recipe { resize: Resize::Square, ..recipe(224) }.evaluation(&photo);
+        let shorter = recipe(224).evaluation(&photo);
         let columns = |input: &[u8]| (input[0], input[3 * 223]);
         // The centre 224 of 256 columns that show 250.
         assert!(
@@ -179,12 +169,12 @@ mod tests {
     #[test]
     fn the_part_shown_belongs_to_seed_epoch_and_image() {
         let (photo, recipe) = (gradient(200, 150), recipe(24));
-        let shown = |seed, epoch, index| recipe.training(&photo, seed, epoch, index).unwrap();
+        let shown = |seed, epoch, index| recipe.training(&photo, seed, epoch, index);
         assert_eq!(shown(1, 2, 3), shown(1, 2, 3));
         assert!(
             shown(1, 2, 3) != shown(2, 2, 3) && shown(1, 2, 3) != shown(1, 3, 3) && shown(1, 2, 3) != shown(1, 2, 4)
         );
         let centre = Recipe { crop: Crop::Centre, ..recipe };
-        assert_eq!(centre.training(&photo, 1, 2, 3).unwrap(), centre.evaluation(&photo).unwrap());
+        assert_eq!(centre.training(&photo, 1, 2, 3), centre.evaluation(&photo));
     }
 }

@@ -1,3 +1,4 @@
+use gatefold_data::{Kind, evaluation_input};
 use gatefold_layers::Cx;
 use gatefold_tensor::Tensor;
 use serde_json::Value;
@@ -8,10 +9,14 @@ use crate::{Inference, Normalisation};
 
 const IMAGES: [usize; 4] = [2, 3, 70, 66];
 
-/// What torchvision makes of the formulas below: `tests/golden/import.py`.
-fn golden() -> BTreeMap<String, Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/import.json");
+/// A golden file: what PyTorch makes of the formulas below, `tests/golden/import.py`.
+fn golden_file(name: &str) -> BTreeMap<String, Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn golden() -> BTreeMap<String, Value> {
+    golden_file("import.json")
 }
 
 /// Multiples of 2⁻²⁴ in [0, 1): splitmix64, seeded with the FNV-1a hash of the name.
@@ -43,8 +48,8 @@ fn values(name: &str, shape: &[usize]) -> Tensor<f32> {
     Tensor::from_vec(shape, values.collect()).unwrap()
 }
 
-fn state_dict(golden: &Value) -> Contents {
-    let names: BTreeMap<String, Vec<usize>> = serde_json::from_value(golden["names"].clone()).unwrap();
+fn state_dict(names: &Value) -> Contents {
+    let names: BTreeMap<String, Vec<usize>> = serde_json::from_value(names.clone()).unwrap();
     let tensors = names.iter().map(|(name, shape)| (name.clone(), Stored::from(&values(name, shape))));
     Contents { metadata: None, tensors: tensors.collect() }
 }
@@ -66,20 +71,22 @@ fn recognise(contents: Contents) -> Result<Recognised, FileError> {
     Recognised::of(contents, Path::new("weights"))
 }
 
-/// Of the imported network and of its fold.
-fn assert_logits<T: Real>(name: &str, golden: &Value, limits: [f64; 2]) {
-    let recognised = recognise(state_dict(golden)).unwrap();
-    let description = description(&recognised, IMAGES);
+/// The logits of `x` by the imported network and by its fold, against the expected ones.
+fn assert_logits<T: Real>(name: &str, names: &Value, x: &Tensor<f64>, expected: &Value, limits: [f64; 2]) {
+    let recognised = recognise(state_dict(names)).unwrap();
+    let [n, c, h, w] = x.shape()[..] else { panic!() };
+    let description = description(&recognised, [n, c, h, w]);
     let model: Model<T> = recognised.into_model(description, Path::new("weights")).unwrap();
-    let expected: Vec<Vec<f64>> = serde_json::from_value(golden["logits"].clone()).unwrap();
-    let expected: Tensor<f64> = Tensor::from_vec([2, 7], expected.concat()).unwrap();
-    let x: Tensor<T> = values("images", &IMAGES).cast();
+    let expected: Vec<Vec<f64>> = serde_json::from_value(expected.clone()).unwrap();
+    let expected: Tensor<f64> = Tensor::from_vec([n, 7], expected.concat()).unwrap();
+    let x: Tensor<T> = x.cast();
     let cx = Cx::eval();
     let trained = model.network.forward(&cx, &cx.input(x.clone(), false)).unwrap().value().clone();
     let folded = model.fold().unwrap();
     let folded = Inference::new(&folded).unwrap().logits(&x).unwrap();
     for ((form, y), limit) in [("trained", trained), ("folded", folded)].into_iter().zip(limits) {
         let apart = y.cast::<f64>().max_abs_diff(&expected).unwrap() / expected.max_abs();
+        println!("{name}, {form}: {apart:.1e}");
         assert!(apart <= limit, "{name}, {form}: {apart:e}");
     }
 }
@@ -88,9 +95,31 @@ fn assert_logits<T: Real>(name: &str, golden: &Value, limits: [f64; 2]) {
 fn imported_networks_are_the_originals() {
     let golden = golden();
     assert_eq!(golden.len(), 10);
+    let x = values("images", &IMAGES).cast();
     for (name, golden) in &golden {
-        assert_logits::<f64>(name, golden, [1e-11, 1e-10]);
-        assert_logits::<f32>(name, golden, [1e-5, 1e-4]);
+        let (names, expected) = (&golden["names"], &golden["logits"]);
+        assert_logits::<f64>(name, names, &x, expected, [1e-11, 1e-10]);
+        assert_logits::<f32>(name, names, &x, expected, [1e-5, 1e-4]);
+    }
+}
+
+/// Photos as they lie in their files, where somebody has put them beside the project.
+#[test]
+fn photos_get_the_logits_that_torchvision_gives_them() {
+    let photos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/imagenet-sample");
+    if !photos.exists() {
+        println!("NOT RUN: `{}` is absent", photos.display());
+        return;
+    }
+    let (golden, of_photos) = (golden(), golden_file("photos.json"));
+    let files: Vec<String> = serde_json::from_value(of_photos["photos"].clone()).unwrap();
+    let pixels = files.iter().map(|file| evaluation_input(Kind::Imagenet, &photos.join(file), 224).unwrap());
+    let norm = gatefold_data::Normalisation { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] };
+    let x = norm.apply(&pixels.collect::<Vec<_>>().concat(), [files.len(), 3, 224, 224], u8::MAX).unwrap();
+    let logits = of_photos["logits"].as_object().unwrap();
+    assert_eq!((files.len(), logits.len()), (4, 4));
+    for (name, expected) in logits {
+        assert_logits::<f32>(name, &golden[name]["names"], &x, expected, [1e-4, 1e-4]);
     }
 }
 
@@ -109,7 +138,7 @@ fn backbone_kind_and_width_are_recognised() {
         ("ACNet ResNet18 x0.25, DiverseBranchBlock", Backbone::ResNet18, "acnet", 0.25),
         ("ACNet ResNet18 x0.25, torchvision", Backbone::ResNet18, "acnet", 0.25),
     ] {
-        let of = recognise(state_dict(&golden()[name])).unwrap();
+        let of = recognise(state_dict(&golden()[name]["names"])).unwrap();
         let found = (of.backbone, of.layout.conv, of.channels, of.classes);
         assert_eq!(found, (backbone, conv, 3, 7), "{name}");
         // Other widths may have the same channels; the network is the same then.
@@ -141,14 +170,14 @@ fn published_widths_of_mobilenet_are_found_as_published() {
 
 #[test]
 fn the_prefix_of_data_parallel_is_passed_over() {
-    let mut contents = state_dict(&golden()["mobilenet_v2 x0.1"]);
+    let mut contents = state_dict(&golden()["mobilenet_v2 x0.1"]["names"]);
     contents.tensors = contents.tensors.into_iter().map(|(name, value)| (format!("module.{name}"), value)).collect();
     assert_eq!(recognise(contents).unwrap().classes, 7);
 }
 
 /// What is said of the state dict of `network`, changed.
 fn error(network: &str, change: &dyn Fn(&mut Contents)) -> String {
-    let mut contents = state_dict(&golden()[network]);
+    let mut contents = state_dict(&golden()[network]["names"]);
     change(&mut contents);
     let recognised = match recognise(contents) {
         Ok(recognised) => recognised,
@@ -233,7 +262,7 @@ fn what_is_no_checkpoint_of_repvgg_is_an_error_that_names_it() {
 
 #[test]
 fn weights_of_the_other_form_are_an_error_that_names_the_form() {
-    let recognised = recognise(state_dict(&golden()["RepVGG-B1g4 x0.25"])).unwrap();
+    let recognised = recognise(state_dict(&golden()["RepVGG-B1g4 x0.25"]["names"])).unwrap();
     let small = description(&recognised, [1, 3, 64, 32]);
     let error = recognised.into_model::<f32>(small, Path::new("weights")).err().expect("an error").to_string();
     let form = "do not fit the network for images of up to 64 pixels a side, as 64x32: ";
