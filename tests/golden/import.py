@@ -256,7 +256,7 @@ def main() -> None:
     if args.photos:
         fresh = golden_of_photos(args.photos)
         if not check:
-            OF_PHOTOS.write_text(json.dumps(fresh).replace('"logits": {', '\n"logits": {').replace("]], ", "]],\n ") + "\n")
+            OF_PHOTOS.write_text(json.dumps(fresh).replace(' "logits": {', '\n"logits": {').replace("]], ", "]],\n ") + "\n")
             return
         kept = json.loads(OF_PHOTOS.read_text())
         assert kept["photos"] == fresh["photos"]

@@ -63,10 +63,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(pixels) => pixels,
             Err(error) => {
                 unreadable += 1;
-                let error = match error {
-                    Error::Broken { problem, .. } => problem, // the remedy of a file in a set is none here
-                    error => error.to_string(),
-                };
+                let error = reason(error);
                 eprintln!("error: {}: {error}", file.display());
                 if args.json {
                     writeln!(out, "{}", json!({ "file": file.display().to_string(), "error": error }))?;
@@ -89,6 +86,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("error: {unreadable} of {} files could not be read", args.files.len());
     }
     Ok(if unreadable > 0 { ExitCode::from(DATA) } else { ExitCode::SUCCESS })
+}
+
+/// What is wrong with a file that is named beside it. The remedy of a file in a data set is none here.
+fn reason(error: Error) -> String {
+    match error {
+        Error::Broken { problem, .. } => problem,
+        Error::Io { action, source, .. } => format!("cannot {action} the file: {source}"),
+        error => error.to_string(),
+    }
 }
 
 fn object(file: &Path, top: &[(&str, f64)]) -> Value {
@@ -145,6 +151,16 @@ mod tests {
         let p = softmax(&[1000.0, 999.0, -1000.0]);
         assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
         assert!((p[0] / p[1] - 1f64.exp()).abs() < 1e-12, "{p:?}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.png");
+        let why = || reason(stretched_input(&file, [3, 4, 4], Filter::Bilinear.into()).unwrap_err());
+        assert!(why().starts_with("cannot read the file: "), "{}", why());
+        std::fs::write(&file, "no image").unwrap();
+        assert_eq!(why(), "this is no PNG, JPEG, WebP or BMP image");
     }
 
     #[test]

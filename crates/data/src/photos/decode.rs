@@ -6,16 +6,18 @@ use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, DecodeWarning, Decoder, JpegError, PixelFormat};
 
 use crate::{Error, Result};
 
 /// Bytes beyond which a file is refused.
 const MAX_FILE: u64 = 256 << 20;
-/// Pixels beyond which an image is refused: a decoder needs several bytes for each.
-const MAX_PIXELS: u64 = 100_000_000;
-/// Bytes that a decoder may ask for besides.
-const MAX_MEMORY: u64 = 1 << 30;
+/// Pixels beyond which an image is refused.
+const MAX_PIXELS: u64 = 180_000_000;
+/// Bytes that a decoder may ask for: a progressive JPEG image holds coefficients and samples of all pixels.
+const MAX_MEMORY: u64 = 12 * MAX_PIXELS;
+/// Scans of a progressive JPEG image beyond which it is refused: each of them goes over all pixels.
+const MAX_SCANS: usize = 100;
 
 /// A decoded image: three bytes a pixel, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,16 +74,28 @@ fn jpeg(bytes: &[u8]) -> Result<(Photo, Orientation), String> {
     if !has_end(bytes) {
         return Err("the JPEG image is cut off".into());
     }
-    let mut decoder = Decoder::new(bytes).map_err(damaged)?;
+    let (max_pixels, max_memory, max_scans) = (MAX_PIXELS, Some(MAX_MEMORY), MAX_SCANS);
+    let limits = DecodeLimits { max_pixels, max_memory, max_scans, ..DecodeLimits::default() };
+    let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(damaged)?;
     let header = decoder.header();
     check_pixels(header.width.into(), header.height.into())?;
+    if header.precision != 8 {
+        return Err(format!("{} bits a sample, 8 are decoded", header.precision));
+    }
     if header.components.len() == 4 {
         return any(bytes);
     }
-    let (max_pixels, max_memory) = (MAX_PIXELS, Some(MAX_MEMORY));
-    decoder.set_limits(DecodeLimits { max_pixels, max_memory, ..DecodeLimits::default() });
     decoder.set_output_format(PixelFormat::Rgb);
+    // As libjpeg: wrong bits spoil some pixels, not the image. What is missing is an error.
+    decoder.set_lenient(true);
+    decoder.set_block_smoothing(true);
     let image = decoder.decode_image().map_err(damaged)?;
+    let missing = |w: &&DecodeWarning| {
+        matches!(w, DecodeWarning::TruncatedData { .. } | DecodeWarning::UnsupportedRecovered { .. })
+    };
+    if let Some(warning) = image.warnings.iter().find(missing) {
+        return Err(format!("the image cannot be decoded: {warning}"));
+    }
     let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
     let photo = Photo { width: image.width as u32, height: image.height as u32, pixels: image.data };
     Ok((photo, orientation.unwrap_or(Orientation::NoTransforms)))
@@ -110,11 +124,24 @@ fn check_pixels(width: u32, height: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the end marker (FF D9) stands behind the last scan (FF DA). The decoder makes up what a file that is cut off lacks.
-/// Inside a scan no FF is followed by either.
+/// Whether the end marker (FF D9) comes, from marker to marker: a progressive image that is cut off between two scans can be
+/// decoded, but lacks detail. Something else may follow, as a film behind a phone's photo.
 fn has_end(jpeg: &[u8]) -> bool {
-    let last = |marker: u8| jpeg.windows(2).rposition(|pair| pair == [0xff, marker]);
-    matches!((last(0xda), last(0xd9)), (Some(scan), Some(end)) if end > scan)
+    let mut at = 2; // behind the start
+    loop {
+        at += match jpeg.get(at..at + 2) {
+            None => return false,
+            Some([0xff, 0xd9]) => return true,
+            // Data of a scan: FF is followed by 00 or the mark of a restart there.
+            Some([0xff, 0x00 | 0x01 | 0xd0..=0xd8]) => 2,
+            Some([0xff, 0xff]) => 1,
+            Some([0xff, _]) => match jpeg.get(at + 2..at + 4) {
+                Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => return false,
+            },
+            Some(_) => 1,
+        };
+    }
 }
 
 fn broken(path: &Path, problem: String) -> Error {
@@ -189,9 +216,12 @@ mod tests {
                 let _ = decode(&file); // a damaged pixel may pass, a panic may not
             }
         }
-        // Of a JPEG image its last two bytes tell.
+        // Of a JPEG image its last two bytes tell, whatever follows them.
         image.save_with_format(&file, ImageFormat::Jpeg).unwrap();
         let whole = fs::read(&file).unwrap();
+        let film = [0xff, 0xda, 0, 0xff, 0xd9, 0, 0xff, 0xda];
+        fs::write(&file, [&whole[..], &film].concat()).unwrap();
+        assert_eq!(decode(&file).unwrap().width, 64);
         fs::write(&file, &whole[..whole.len() - 2]).unwrap();
         assert!(decode(&file).map(|_| ()).unwrap_err().to_string().contains("cut off"));
         fs::write(&file, "<html>not found</html>").unwrap();
@@ -211,5 +241,36 @@ mod tests {
         fs::write(&file, bytes).unwrap();
         let text = decode(&file).unwrap_err().to_string();
         assert!(text.contains("60000 x 60000 pixels") || text.contains("cannot be decoded"), "{text}");
+        // A JPEG image, in whose frame the bits of a sample come first, then height and width.
+        RgbImage::new(16, 16).save_with_format(&file, ImageFormat::Jpeg).unwrap();
+        let whole = fs::read(&file).unwrap();
+        let frame = whole.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap() + 4;
+        for (at, bytes, expected) in
+            [(1, [0xea, 0x60, 0xea, 0x60].as_slice(), "60000"), (0, &[12], "12 bits a sample, 8 are decoded")]
+        {
+            let mut bent = whole.clone();
+            bent[frame + at..][..bytes.len()].copy_from_slice(bytes);
+            fs::write(&file, bent).unwrap();
+            let text = decode(&file).unwrap_err().to_string();
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_bits_spoil_pixels_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.jpg");
+        RgbImage::from_fn(64, 48, |x, y| Rgb(pattern(x, y))).save(&file).unwrap();
+        let whole = fs::read(&file).unwrap();
+        let scan = whole.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap() + 14;
+        let sound = decode(&file).unwrap();
+        let spoilt = (scan..whole.len() - 2).filter(|&at| ![whole[at - 1], whole[at], whole[at + 1]].contains(&0xff));
+        let decoded = spoilt.filter(|&at| {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            fs::write(&file, damaged).unwrap();
+            decode(&file).is_ok_and(|photo| photo.pixels != sound.pixels)
+        });
+        assert!(decoded.count() > 20);
     }
 }

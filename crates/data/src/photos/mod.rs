@@ -10,6 +10,7 @@ use std::path::Path;
 pub(crate) use decode::{Photo, decode};
 pub(crate) use recipe::Recipe;
 pub use resample::Filter;
+use resample::Source;
 
 use crate::options::SetOptions;
 use crate::{Error, Kind, Result};
@@ -37,10 +38,12 @@ pub fn stretched_input(file: &Path, [channels, height, width]: [usize; 3], filte
         return Err(Error::invalid("an input", why));
     }
     let image = decode::upright(file)?;
-    let (from, to) = ((image.width() as usize, image.height() as usize), (width, height));
+    let (to, whole) = ((width, height), (0..width, 0..height));
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let source = |pixels, stride| Source { pixels, stride, width, height };
     Ok(match channels {
-        1 => resample::resize::<1>(image.into_luma8().as_raw(), from.0, from, to, filter),
-        _ => resample::resize::<3>(image.into_rgb8().as_raw(), 3 * from.0, from, to, filter),
+        1 => resample::resize::<1>(source(image.into_luma8().as_raw(), width), to, whole, filter),
+        _ => resample::resize::<3>(source(image.into_rgb8().as_raw(), 3 * width), to, whole, filter),
     })
 }
 

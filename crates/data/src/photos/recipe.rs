@@ -10,7 +10,7 @@ use gatefold_tensor::random::{Purpose, stream};
 use rand::RngExt;
 
 use super::decode::Photo;
-use super::resample::{self, Filter};
+use super::resample::{self, Filter, Source};
 use super::window::Window;
 use crate::options::{Crop, Resize, SetOptions};
 
@@ -44,30 +44,17 @@ impl Recipe {
     pub(crate) fn evaluation(&self, photo: &Photo) -> Vec<u8> {
         let Photo { width, height, .. } = *photo;
         let side = (f64::from(self.size) * f64::from(USUAL[1]) / f64::from(USUAL[0])).round() as u32;
-        // The longer side is rounded down, as torchvision does.
-        let longer = |shorter: u32, longer: u32| (u64::from(side) * u64::from(longer) / u64::from(shorter)) as u32;
-        let (to_width, to_height) = match self.resize {
+        // The longer side is rounded down, as torchvision does; a strip so long that it cannot be counted is squeezed.
+        let longer = |shorter: u32, longer: u32| {
+            let longer = u64::from(side) * u64::from(longer) / u64::from(shorter);
+            u32::try_from(longer).unwrap_or(u32::MAX)
+        };
+        let to = match self.resize {
             Resize::Square => (side, side),
             Resize::Shorter if width <= height => (side, longer(width, height)),
             Resize::Shorter => (longer(height, width), side),
         };
-        let centre = Window::centre(to_width, to_height, self.size);
-        if self.resize == Resize::Shorter && u64::from(to_width) * u64::from(to_height) > MAX_RESIZED {
-            // A strip of pixels: only what lies near its centre is looked at.
-            return self.strip(photo, side);
-        }
-        let whole = Window { left: 0, top: 0, width, height };
-        let resized = resize(photo, whole, to_width, to_height);
-        cut(&resized, to_width, centre)
-    }
-
-    /// An image so long that resizing all of it would take absurd memory: its centre square, resized.
-    fn strip(&self, photo: &Photo, side: u32) -> Vec<u8> {
-        let short = photo.width.min(photo.height);
-        let square =
-            Window { left: (photo.width - short) / 2, top: (photo.height - short) / 2, width: short, height: short };
-        let resized = resize(photo, square, side, side);
-        cut(&resized, side, Window::centre(side, side, self.size))
+        resize(photo, Window { left: 0, top: 0, width, height }, to, Window::centre(to.0, to.1, self.size))
     }
 
     /// The pixels (`H, W, C`) for training, of the part that `(seed, epoch, index)` names.
@@ -85,28 +72,19 @@ impl Recipe {
 
     /// A part of the image, resized to the input.
     pub(crate) fn part(&self, photo: &Photo, window: Window) -> Vec<u8> {
-        resize(photo, window, self.size, self.size)
+        let (size, whole) = (self.size, Window::centre(self.size, self.size, self.size));
+        resize(photo, window, (size, size), whole)
     }
 }
 
-/// Pixels of a resized image beyond which only its centre is made.
-const MAX_RESIZED: u64 = 64_000_000;
-
-/// A part of an image resized by the bilinear filter.
-fn resize(photo: &Photo, part: Window, width: u32, height: u32) -> Vec<u8> {
-    let (stride, first) =
-        (3 * photo.width as usize, 3 * (part.top as usize * photo.width as usize + part.left as usize));
-    let (from, to) = ((part.width as usize, part.height as usize), (width as usize, height as usize));
-    resample::resize::<3>(&photo.pixels[first..], stride, from, to, Filter::Bilinear)
-}
-
-/// The pixels of `window` out of an image `width` pixels wide.
-fn cut(pixels: &[u8], width: u32, window: Window) -> Vec<u8> {
-    let row = |y: u32| {
-        let first = 3 * (y as usize * width as usize + window.left as usize);
-        &pixels[first..][..3 * window.width as usize]
-    };
-    (window.top..window.top + window.height).flat_map(row).copied().collect()
+/// A part of the image, resized by the bilinear filter to `to` = (width, height), and of that what is shown.
+fn resize(photo: &Photo, part: Window, to: (u32, u32), shown: Window) -> Vec<u8> {
+    let stride = 3 * photo.width as usize;
+    let pixels = &photo.pixels[part.top as usize * stride + 3 * part.left as usize..];
+    let source = Source { pixels, stride, width: part.width as usize, height: part.height as usize };
+    let range = |start: u32, len: u32| start as usize..start as usize + len as usize;
+    let shown = (range(shown.left, shown.width), range(shown.top, shown.height));
+    resample::resize::<3>(source, (to.0 as usize, to.1 as usize), shown, Filter::Bilinear)
 }
 
 #[cfg(test)]
@@ -133,7 +111,7 @@ mod tests {
 
     #[test]
     fn any_size_becomes_the_input_size() {
-        for (width, height) in [(1, 1), (1, 50), (50, 1), (7, 300), (301, 200), (224, 224), (1, 40_000)] {
+        for (width, height) in [(1, 1), (1, 50), (50, 1), (7, 300), (301, 200), (224, 224), (1, 40_000), (40_000, 1)] {
             let photo = gradient(width, height);
             for resize in [Resize::Shorter, Resize::Square] {
                 let recipe = Recipe { resize, ..recipe(32) };

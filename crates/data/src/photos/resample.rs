@@ -5,6 +5,7 @@
 //! the other: rows, unless fewer than half as many columns disappear as rows do (Pillow 13; older ones took rows first always).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// A filter by its support and its value at a distance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +44,12 @@ struct Taps {
 }
 
 impl Taps {
-    /// Of all outputs along one axis.
-    fn all(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
+    fn end(&self) -> usize {
+        self.first + self.weights.len()
+    }
+
+    /// Of the outputs `part` of all `to` along one axis.
+    fn of(from: usize, to: usize, part: Range<usize>, filter: Filter) -> Vec<Taps> {
         let scale = from as f64 / to as f64;
         let widened = scale.max(1.0);
         let support = filter.support() * widened;
@@ -58,7 +63,7 @@ impl Taps {
             let rounded = |w: f64| (w / sum * f64::from(1 << BITS)).round() as i32;
             Taps { first, weights: weights.into_iter().map(rounded).collect() }
         };
-        (0..to).map(of_output).collect()
+        part.map(of_output).collect()
     }
 }
 
@@ -83,24 +88,34 @@ fn across<const C: usize>(row: &[u8], taps: &[Taps], resized: &mut [u8]) {
     }
 }
 
-/// Resizes `rows` rows of `from` pixels, which lie `stride` bytes apart in `pixels`, to `to` = (width, height). A pixel has C
-/// bytes. No extent is 0.
+/// Pixels in memory: `width` in each of `height` rows, which begin `stride` bytes apart.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    pub pixels: &'a [u8],
+    pub stride: usize,
+    pub width: usize,
+    pub height: usize,
+}
+
+/// The columns and rows `part` of what `source` is when it is resized to `to` = (width, height). A pixel has C bytes; no
+/// extent is 0.
 pub fn resize<const C: usize>(
-    pixels: &[u8],
-    stride: usize,
-    (from, rows): (usize, usize),
+    source: Source<'_>,
     to: (usize, usize),
+    part: (Range<usize>, Range<usize>),
     filter: Filter,
 ) -> Vec<u8> {
-    let columns_first = to.1 < rows && 2 * from + to.1 < 2 * to.0 + rows;
-    let (horizontal, vertical) = (Taps::all(from, to.0, filter), Taps::all(rows, to.1, filter));
-    let mut resized = Vec::with_capacity(C * to.0 * to.1);
-    let mut line = vec![0; C * to.0];
+    let Source { pixels, stride, width, height } = source;
+    let columns_first = to.1 < height && 2 * width + to.1 < 2 * to.0 + height;
+    let (horizontal, vertical) = (Taps::of(width, to.0, part.0, filter), Taps::of(height, to.1, part.1, filter));
+    let mut resized = Vec::with_capacity(C * horizontal.len() * vertical.len());
+    let mut line = vec![0; C * horizontal.len()];
     // The sums of the output rows that have begun, from the first one that is not done: they end in their order.
     let mut open: VecDeque<Vec<i32>> = VecDeque::new();
     let mut done = 0;
-    for y in 0..rows {
-        let mut row = &pixels[y * stride..][..C * from];
+    let read = vertical.first().map_or(0, |taps| taps.first)..vertical.last().map_or(0, Taps::end);
+    for y in read {
+        let mut row = &pixels[y * stride..][..C * width];
         if !columns_first {
             across::<C>(row, &horizontal, &mut line);
             row = &line;
@@ -113,7 +128,7 @@ pub fn resize<const C: usize>(
                 open[at].iter_mut().zip(row).for_each(|(sum, &v)| *sum += i32::from(v) * weight);
             }
         }
-        while vertical.get(done).is_some_and(|taps| taps.first + taps.weights.len() <= y + 1) {
+        while vertical.get(done).is_some_and(|taps| taps.end() <= y + 1) {
             let sums = open.pop_front().expect("a row is begun before it ends");
             let bytes = sums.into_iter().map(byte);
             if columns_first {
@@ -132,27 +147,49 @@ pub fn resize<const C: usize>(
 mod tests {
     use super::*;
 
+    fn whole<const C: usize>(
+        pixels: &[u8],
+        stride: usize,
+        from: (usize, usize),
+        to: (usize, usize),
+        filter: Filter,
+    ) -> Vec<u8> {
+        resize::<C>(Source { pixels, stride, width: from.0, height: from.1 }, to, (0..to.0, 0..to.1), filter)
+    }
+
     #[test]
     fn the_same_size_is_the_same_image() {
         let pixels: Vec<u8> = (0..5 * 4 * 3).map(|i| (i * 37 % 256) as u8).collect();
         for filter in [Filter::Bilinear, Filter::Lanczos3] {
-            assert_eq!(resize::<3>(&pixels, 15, (5, 4), (5, 4), filter), pixels);
+            assert_eq!(whole::<3>(&pixels, 15, (5, 4), (5, 4), filter), pixels);
         }
     }
 
     #[test]
-    fn a_part_is_read_by_its_stride_and_a_flat_image_stays_flat() {
+    fn rows_are_read_by_their_stride_and_a_flat_image_stays_flat() {
         let mut pixels = [9; 10 * 7];
         pixels.iter_mut().step_by(10).for_each(|outside| *outside = 200);
         for to in [(1, 1), (3, 20), (40, 2), (9, 7)] {
-            let resized = resize::<1>(&pixels[1..], 10, (9, 7), to, Filter::Lanczos3);
+            let resized = whole::<1>(&pixels[1..], 10, (9, 7), to, Filter::Lanczos3);
             assert_eq!(resized, vec![9; to.0 * to.1], "{to:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_cut_out_of_the_whole() {
+        let pixels: Vec<u8> = (0..30 * 20).map(|i| (i * i % 251) as u8).collect();
+        let source = Source { pixels: &pixels, stride: 30, width: 30, height: 20 };
+        for to in [(12, 9), (50, 33), (29, 5)] {
+            let all = resize::<1>(source, to, (0..to.0, 0..to.1), Filter::Bilinear);
+            let part = resize::<1>(source, to, (3..8, 1..4), Filter::Bilinear);
+            let cut: Vec<u8> = (1..4).flat_map(|y| &all[y * to.0 + 3..][..5]).copied().collect();
+            assert_eq!(part, cut, "{to:?}");
         }
     }
 
     #[test]
     fn halving_averages_by_the_triangle() {
         // Weights 1 3 3 1 of 8, and at the border 3 3 1 of 7.
-        assert_eq!(resize::<1>(&[0, 80, 160, 240], 4, (4, 1), (2, 1), Filter::Bilinear), [57, 183]);
+        assert_eq!(whole::<1>(&[0, 80, 160, 240], 4, (4, 1), (2, 1), Filter::Bilinear), [57, 183]);
     }
 }
