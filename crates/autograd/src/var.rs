@@ -44,7 +44,7 @@ impl<P, T: Real> Lazy<P, T> {
         Lazy(Rc::new((pending, OnceCell::new())))
     }
 
-    fn map(&self) -> &P {
+    fn source(&self) -> &P {
         &self.0.0
     }
 
@@ -59,7 +59,7 @@ impl<P, T: Real> Lazy<P, T> {
 
 impl<T: Real> SiteValue<T> {
     pub fn rectifier(&self) -> Rectifier {
-        self.map().rectifier()
+        self.source().rectifier()
     }
 
     /// For all who read a map in memory.
@@ -73,8 +73,8 @@ impl<T: Real> Value<T> {
     pub fn shape(&self) -> &Shape {
         match self {
             Value::Made(value) => value.shape(),
-            Value::Pending(pending) => pending.map().z.shape(),
-            Value::Site(site) => site.map().shape(),
+            Value::Pending(pending) => pending.source().z.shape(),
+            Value::Site(site) => site.source().shape(),
         }
     }
 }
@@ -112,7 +112,7 @@ impl<T: Real> Var<T> {
     pub fn pending(&self) -> Pending<T> {
         match &self.value {
             Value::Made(value) => Pending::plain(value.clone()),
-            Value::Pending(pending) => pending.map().clone(),
+            Value::Pending(pending) => pending.source().clone(),
             Value::Site(site) => site.pending(),
         }
     }
@@ -120,7 +120,7 @@ impl<T: Real> Var<T> {
     /// The folded site behind a value that nobody has asked for yet. Once it is made, all others read what is there.
     pub(crate) fn unmade_site(&self) -> Option<&PendingSite<T>> {
         match &self.value {
-            Value::Site(site) if !site.is_made() => Some(site.map()),
+            Value::Site(site) if !site.is_made() => Some(site.source()),
             _ => None,
         }
     }

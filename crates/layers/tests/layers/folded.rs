@@ -11,8 +11,9 @@ use gatefold_tensor::random::randn;
 use crate::support::{eval, gradcheck, maconv, mdconv, places, site};
 use net::{After, Before, Case, apart, away_from_kinks, far_from_zero, kinds, ratio, step, with_form};
 
-/// N, Cin, Cout, H, W and m: one sample, one position, one channel, channels that fill no vector and more than one.
-const SIZES: [([usize; 5], usize); 10] = [
+/// N, Cin, Cout, H, W and m: one sample, several in a task, one position, one channel, channels that fill no vector and more
+/// than one.
+const SIZES: [([usize; 5], usize); 11] = [
     ([3, 4, 3, 3, 4], 5),
     ([1, 3, 20, 5, 3], 20),
     ([1, 20, 3, 1, 9], 1),
@@ -23,6 +24,7 @@ const SIZES: [([usize; 5], usize); 10] = [
     ([3, 1, 17, 2, 5], 20),
     ([2, 16, 16, 9, 8], 20),
     ([19, 33, 2, 2, 2], 3),
+    ([35, 20, 24, 2, 2], 20),
 ];
 
 /// Every kind at every size with every neighbour and activation.

@@ -58,7 +58,7 @@ pub struct FoldedGrads<T: Real> {
 /// have gathered the `correlations` that a pass over it would.
 ///
 /// # Errors
-/// [`Error::Shape`] if `dy` has not the shape of the output, [`Error::Invalid`] if the correlations do not fit the site.
+/// [`Error::Shape`] if `dy` has not the shape of the output or the site another one, [`Error::Invalid`] if the correlations do not fit the site.
 pub fn folded_backward<T: Real>(
     x: &Pending<T>,
     moments: &Tensor<T>,
@@ -69,6 +69,7 @@ pub fn folded_backward<T: Real>(
 ) -> Result<FoldedGrads<T>> {
     let saved = &folded.saved;
     let s = saved.s;
+    site.check("folded_backward", [s.c, s.o, s.m])?;
     if dy.dy.shape() != folded.y.shape() {
         return Err(Error::shape("folded_backward", "dy", format!("{:?}", folded.y.shape()), dy.dy.shape()));
     }

@@ -71,6 +71,30 @@ pub struct Site<'a, T: Real> {
     pub second: Layer<'a, T>,
 }
 
+impl<T: Real> Site<'_, T> {
+    fn check(&self, op: &'static str, [c, o, m]: [usize; 3]) -> Result<()> {
+        check_shape(op, "W_1", self.first.weight, &[m, c, 1, 1])?;
+        check_shape(op, "W_2", self.second.weight, &[o, m, 1, 1])?;
+        if let Some(bypass) = &self.bypass {
+            check_shape(op, "W_0", bypass.weight, &[o, c, 1, 1])?;
+        }
+        for (layer, rows) in [(self.bypass.as_ref(), o), (Some(&self.first), m), (Some(&self.second), o)] {
+            if let Some(layer) = layer {
+                check_shape(op, "gamma", layer.gamma, &[rows])?;
+                check_shape(op, "beta", layer.beta, &[rows])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_shape<T: Real>(op: &'static str, arg: &'static str, value: &Tensor<T>, expected: &[usize]) -> Result<()> {
+    if value.shape()[..] == *expected {
+        return Ok(());
+    }
+    Err(Error::shape(op, arg, format!("{expected:?}"), value.shape()))
+}
+
 /// The extents: `samples` groups of `positions` pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sizes {
@@ -85,26 +109,9 @@ impl Sizes {
     fn check<T: Real>(op: &'static str, x: &Tensor<T>, site: &Site<'_, T>, a: Option<&Tensor<T>>) -> Result<Self> {
         let [n, c, h, w] = x.dims(op, "x")?;
         let [o, m, _, _] = site.second.weight.dims(op, "W_2")?;
-        let shape = |arg, value: &Tensor<T>, expected: &[usize]| {
-            if value.shape()[..] == *expected {
-                Ok(())
-            } else {
-                Err(Error::shape(op, arg, format!("{expected:?}"), value.shape()))
-            }
-        };
-        shape("W_1", site.first.weight, &[m, c, 1, 1])?;
-        shape("W_2", site.second.weight, &[o, m, 1, 1])?;
-        if let Some(bypass) = &site.bypass {
-            shape("W_0", bypass.weight, &[o, c, 1, 1])?;
-        }
-        for (layer, rows) in [(site.bypass.as_ref(), o), (Some(&site.first), m), (Some(&site.second), o)] {
-            if let Some(layer) = layer {
-                shape("gamma", layer.gamma, &[rows])?;
-                shape("beta", layer.beta, &[rows])?;
-            }
-        }
+        site.check(op, [c, o, m])?;
         if let Some(a) = a {
-            shape("a", a, &[n, m])?;
+            check_shape(op, "a", a, &[n, m])?;
         }
         let (samples, positions) = grouped(n, h * w, a.is_some());
         Ok(Sizes { samples, positions, c, o, m })

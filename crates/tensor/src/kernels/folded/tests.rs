@@ -256,6 +256,11 @@ fn moments_of_another_map_are_refused() {
     ] {
         assert!(said.contains(word), "{word}: {said}");
     }
+    let (made, other) = (folded_forward(&map, &of_batch, &site, None, Rectifier::Identity).unwrap(), values(3, 5, 6));
+    let dy = PendingGrad::plain(randn([2, 4, 2, 2], 2));
+    let another = Site { bypass: None, second: layer(&other), ..site };
+    let said = message(folded_backward(&map, &of_batch, &another, &made, dy, None).map(|_| ()));
+    assert!(said.contains("W_2"), "{said}");
     let nothing = Pending::plain(Tensor::<f64>::zeros([0, 3, 2, 2]));
     assert!(message(sample_moments(&nothing, true)).contains("no moments"));
 }

@@ -109,13 +109,13 @@ impl<'a, T: Real> GradW<'a, T> {
                         let a = window.row::<V>(row / s.oh * s.h + h).wrapping_add(v * d * s.c);
                         let b = dz[i * s.ow * o_row..].as_ptr();
                         if copies {
-                            let patches = &mut patches[copied..][..s.ow * k];
-                            copied += patches.len();
+                            let of_row = &mut patches[copied..][..s.ow * k];
+                            copied += of_row.len();
                             // SAFETY: every patch lies inside its padded row.
-                            unsafe { copy_patches(a, stride * s.c, k, patches) };
+                            unsafe { copy_patches(a, stride * s.c, k, of_row) };
                             match chunks.last_mut() {
                                 Some(last) if last.b.wrapping_add(last.k * o_row) == b => last.k += s.ow,
-                                _ => chunks.push(Chunk { a: patches.as_ptr(), b, k: s.ow }),
+                                _ => chunks.push(Chunk { a: of_row.as_ptr(), b, k: s.ow }),
                             }
                         } else {
                             chunks.push(Chunk { a, b, k: s.ow });
