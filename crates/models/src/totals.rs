@@ -49,3 +49,26 @@ fn operations_and_coefficients_are_the_papers() {
     assert_eq!(of(&ConvKind::Dcd(Dcd { squeeze: 8 })), (4095, 22_752));
     assert_eq!(of(&ConvKind::Dcd(Dcd { squeeze: 16 })).0, 4077);
 }
+
+/// That MDConv takes fewer parameters, operations and coefficients than DCD. The first holds where channels are many or DCD
+/// squeezes little, the second in use, where MDConv is compact, and the last everywhere.
+#[test]
+fn mdconv_beside_dcd() {
+    let kinds = [named("mdconv"), ConvKind::Dcd(Dcd { squeeze: 8 }), ConvKind::Dcd(Dcd { squeeze: 16 })];
+    let photos = [1.0, 224.0, 1000.0];
+    let compare = |backbone, of: [f64; 3]| {
+        let trained = kinds.each_ref().map(|kind| total(backbone, kind, of));
+        let in_use = kinds.each_ref().map(|kind| {
+            let model = model(backbone, kind, of[0], of[1] as usize, of[2] as usize).unwrap();
+            Summary::of(&model).unwrap().folded().unwrap().macs
+        });
+        let fewer = |which: usize| [1, 2].map(|dcd| trained[0][which] < trained[dcd][which]);
+        assert_eq!(fewer(2), [true, true], "coefficients in {} {of:?}", backbone.name());
+        let operations = [1, 2].map(|dcd| in_use[0] < in_use[dcd]);
+        (fewer(0), fewer(1), operations)
+    };
+    let [yes, no] = [[true; 2], [false; 2]];
+    assert_eq!(compare(Backbone::MobileNetV2, photos), (yes, no, yes));
+    assert_eq!(compare(Backbone::MobileNetV2, [0.35, 32.0, 10.0]).0, [true, false]);
+    assert_eq!(compare(Backbone::ShuffleNetV2, [0.5, 224.0, 1000.0]).0, no);
+}
