@@ -13,9 +13,12 @@ use gatefold_tensor::kernels::conv::{
     conv2d_site_backward,
 };
 use gatefold_tensor::kernels::cross_entropy::{cross_entropy, cross_entropy_backward};
-use gatefold_tensor::kernels::folded::{Layer, Site, folded_backward, folded_forward, sample_moments};
+use gatefold_tensor::kernels::folded::{
+    Layer, Site, folded_backward, folded_forward, sample_moments, sample_moments_backward, single_backward,
+    single_forward,
+};
 use gatefold_tensor::kernels::linear::{linear, linear_backward};
-use gatefold_tensor::kernels::pending::{Pending, PendingGrad, Rectifier};
+use gatefold_tensor::kernels::pending::{Norm, Pending, PendingGrad, Rectifier};
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Tensor, reference};
 
@@ -151,14 +154,64 @@ fn sites(c: &mut Criterion) {
         group.bench_function("backward, made", |b| {
             b.iter(|| {
                 let dy = conv2d_pending_backward(&y, &w, &dz, &geo, false, want).unwrap().dx.unwrap().dy;
-                folded_backward(&x, &moments, &site, &folded, PendingGrad::plain(dy), None)
+                folded_backward(&site, &folded, PendingGrad::plain(dy), None)
             });
         });
         group.bench_function("backward, where it is read", |b| {
             b.iter(|| {
                 let grads = conv2d_site_backward(&folded.y, &w, &dz, &geo, [true; 2]).unwrap();
                 let (dy, correlations) = grads.dx.unwrap();
-                folded_backward(&x, &moments, &site, &folded, PendingGrad::plain(dy), Some(correlations))
+                folded_backward(&site, &folded, PendingGrad::plain(dy), Some(correlations))
+            });
+        });
+        group.finish();
+    }
+}
+
+/// A static 1x1 convolution with its batch norm, and the depthwise convolution that reads it: by the map and by moments, (ft.9).
+fn singles(c: &mut Criterion) {
+    for [cin, cout, side] in [[16, 16, 32], [8, 48, 32], [16, 96, 16], [24, 144, 8]] {
+        let (w, ones) = (randn::<f32>([cout, cin, 1, 1], 1), Tensor::ones([cout]));
+        let layer = Layer { weight: &w, gamma: &ones, beta: &ones, eps: EPS };
+        let x = Pending::plain(randn([BATCH, cin, side, side], 4));
+        let (kernels, geo) = (randn([cout, 1, 3, 3], 5), Geometry::default().padding(1).groups(cout));
+        let options = Options { rectifier: Rectifier::Identity, statistics: true };
+        let by_map = || {
+            let (z, stats) = conv2d_pending(&x, &w, None, &Geometry::default(), false, options).unwrap();
+            let stats = stats.unwrap();
+            let norm = Norm::new(&stats.mean, &stats.var, &ones, &ones, EPS).unwrap();
+            (Pending::normed(z, norm, Rectifier::Relu).unwrap(), stats)
+        };
+        let by_moments = || {
+            let moments = sample_moments(&x, false).unwrap();
+            let single = single_forward(&x, &moments, &layer, Rectifier::Relu).unwrap();
+            (moments, single)
+        };
+        let ((map, stats), (moments, single)) = (by_map(), by_moments());
+        let dz = PendingGrad::plain(randn([BATCH, cout, side, side], 6));
+        let want = Want { x: true, w: true, b: false };
+
+        let mut group = c.benchmark_group(format!("single {cin}-{cout} at {side}"));
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function("forward, by the map", |b| {
+            b.iter(|| conv2d_pending(&by_map().0, &kernels, None, &geo, false, options));
+        });
+        group.bench_function("forward, by moments", |b| {
+            b.iter(|| conv2d_site(&by_moments().1.y, &kernels, &geo, options));
+        });
+        group.bench_function("backward, by the map", |b| {
+            b.iter(|| {
+                let dy = conv2d_pending_backward(&map, &kernels, &dz, &geo, false, want).unwrap().dx.unwrap();
+                let dz = PendingGrad::through(&map, &ones, [&stats.mean, &stats.var], true, EPS, dy).unwrap().dx;
+                conv2d_pending_backward(&x, &w, &dz, &Geometry::default(), false, want)
+            });
+        });
+        group.bench_function("backward, by moments", |b| {
+            b.iter(|| {
+                let grads = conv2d_site_backward(&single.y, &kernels, &dz, &geo, [true; 2]).unwrap();
+                let (dy, correlations) = grads.dx.unwrap();
+                let grads = single_backward(&layer, &single, PendingGrad::plain(dy), Some(correlations)).unwrap();
+                sample_moments_backward(&x, &moments, &grads.moments, Some(&grads.map))
             });
         });
         group.finish();
@@ -172,6 +225,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = convolution, batch_norm, head, sites
+    targets = convolution, batch_norm, head, sites, singles
 }
 criterion_main!(kernels);

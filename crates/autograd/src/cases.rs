@@ -259,6 +259,18 @@ fn folded_sites() -> Vec<Case> {
         })
     };
     let site = |name, sizes, bypass, gates, rectifier| read_by(0, name, sizes, bypass, gates, rectifier);
+    let single = |readers: usize, name, [n, c, o, h, w]: [usize; 5], rectifier| {
+        let layer = [random([o, c, 1, 1]), random([o]).map(|v| v + 0.3), random([o])];
+        let kernels = (0..readers).map(|_| random([o, 1, 3, 3]));
+        let inputs: Vec<_> = [random([n, c, h, w])].into_iter().chain(layer).chain(kernels).collect();
+        Case::new("single_site", name, inputs, move |v: &[Var<f64>]| {
+            let layer = SiteLayer { weight: v[1].clone(), gamma: v[2].clone(), beta: v[3].clone(), eps: 1e-5 };
+            let y = v[0].sample_moments(false)?.single_site(&layer, rectifier)?.0;
+            let geo = Geometry::default().groups(o);
+            let read = |i: usize| y.conv2d(&v[4 + i], None, &geo.padding(i + 1).dilation(i + 1));
+            (1..readers).try_fold(if readers > 0 { read(0)? } else { y.clone() }, |sum, i| sum.add(&read(i)?))
+        })
+    };
     let moments = |name, x, per_sample| {
         Case::new("sample_moments", name, [random(x)], move |v| Ok(v[0].sample_moments(per_sample)?.all()))
     };
@@ -276,6 +288,11 @@ fn folded_sites() -> Vec<Case> {
         site("one position", [4, 3, 2, 3, 1, 1], true, Gates::OfTheMeans, Rectifier::Identity),
         site("one sample", [1, 3, 4, 2, 3, 4], true, Gates::OfTheMeans, Rectifier::Relu),
         site("one channel", [2, 1, 1, 1, 3, 2], true, Gates::Given, Rectifier::Identity),
+        single(0, "alone", [2, 3, 4, 3, 2], Rectifier::Relu),
+        single(0, "alone, one sample", [1, 4, 3, 2, 3], Rectifier::Identity),
+        single(1, "read by a depthwise convolution", [3, 2, 5, 3, 4], Rectifier::Relu6),
+        single(2, "read by two, without a rectifier", [2, 1, 3, 4, 3], Rectifier::Identity),
+        single(2, "read by two", [2, 3, 4, 2, 3], Rectifier::Relu),
     ]
 }
 

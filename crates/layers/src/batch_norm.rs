@@ -1,6 +1,6 @@
 //! Batch normalisation (Ioffe and Szegedy 2015, algorithm 1), as PyTorch does it.
 
-use gatefold_autograd::{BatchNormStats, NormBy, Var};
+use gatefold_autograd::{BatchNormStats, NormBy, SiteLayer, Var};
 use gatefold_tensor::{Real, Result, Tensor};
 
 use crate::{Activation, Buffer, Conv2d, Cx, Mode, Module, Param, walk_fields};
@@ -84,6 +84,14 @@ impl<T: Real> BatchNorm2d<T> {
     }
 }
 // ANCHOR_END: forward
+
+impl<T: Real> BatchNorm2d<T> {
+    /// With the convolution before it, which has no bias, as a layer of a folded site.
+    pub(crate) fn behind(&self, cx: &Cx<T>, conv: &Conv2d<T>) -> SiteLayer<T> {
+        let [weight, gamma, beta] = [&conv.weight, &self.weight, &self.bias].map(|param| param.var(cx));
+        SiteLayer { weight, gamma, beta, eps: self.eps }
+    }
+}
 
 impl<T: Real> Module<T> for BatchNorm2d<T> {
     fn forward(&self, cx: &Cx<T>, x: &Var<T>) -> Result<Var<T>> {

@@ -1,15 +1,16 @@
-//! A site of three pointwise convolutions and their batch norms as one affine map (ft.1 to ft.8). Two ops on the tape: the
-//! moments of the map, of which the gates are made too, and the site. The site's backward pass leaves the map's gradient
+//! A site of three pointwise convolutions and their batch norms, or of one, as one affine map (ft.1 to ft.9). Two ops on the
+//! tape: the moments of the map, of which the gates are made too, and the site. The site's backward pass leaves the map's gradient
 //! to the moments', which comes later in the sweep and knows what everybody else wants of them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use gatefold_tensor::kernels::folded::{
-    Folded, Layer, MomentsGrad, Site, folded_backward, folded_forward, sample_moments, sample_moments_backward,
+    Folded, Layer, LayerGrads, MomentsGrad, Single, Site, folded_backward, folded_forward, sample_moments,
+    sample_moments_backward, single_backward, single_forward,
 };
 use gatefold_tensor::kernels::pending::{Pending, Rectifier};
-use gatefold_tensor::{Real, Result, Tensor};
+use gatefold_tensor::{Error, Real, Result, Tensor};
 
 use crate::var::{SiteValue, Value};
 use crate::{BatchNormStats, Gradient, Op, Sink, Tape, Var};
@@ -90,8 +91,6 @@ impl<T: Real> Op<T> for SampleMomentsOp<T> {
 
 /// The site.
 struct FoldedSite<T: Real> {
-    map: Pending<T>,
-    moments: Tensor<T>,
     layers: [Option<LayerValues<T>>; 3],
     folded: Folded<T>,
     y: SiteValue<T>,
@@ -109,26 +108,70 @@ impl<T: Real> Op<T> for FoldedSite<T> {
     }
 
     fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
-        let FoldedSite { map, moments, layers, folded, y, left } = *self;
+        let FoldedSite { layers, folded, y, left } = *self;
         let (dy, correlations) = dy.into_site(&y)?;
-        let grads = folded_backward(&map, &moments, &site(&layers), &folded, dy, correlations)?;
+        let grads = folded_backward(&site(&layers), &folded, dy, correlations)?;
         if dx.wants(0) {
-            *left.borrow_mut() = Some(grads.map);
+            leave(&left, grads.map)?;
         }
         dx.add(0, grads.moments)?;
         if dx.wants(1) {
             dx.add(1, grads.a)?;
         }
         for (i, layer) in grads.layers.into_iter().enumerate() {
-            let Some(layer) = layer else { continue };
-            for (j, gradient) in [layer.weight, layer.gamma, layer.beta].into_iter().enumerate() {
-                dx.add(2 + 3 * i + j, gradient)?;
+            if let Some(layer) = layer {
+                add_layer(dx, 2 + 3 * i, layer)?;
             }
         }
         Ok(())
     }
 }
 // ANCHOR_END: folded_site
+
+/// Leaves the map's gradient to the moments'.
+fn leave<T: Real>(left: &Left<T>, map: MomentsGrad<T>) -> Result<()> {
+    match left.replace(Some(map)) {
+        None => Ok(()),
+        Some(_) => Err(Error::invalid("folded_site", "two sites read the moments of one map; each needs its own")),
+    }
+}
+
+/// Adds the gradients of a layer whose parameters are the inputs from `first` on.
+fn add_layer<T: Real>(dx: &mut Sink<'_, T>, first: usize, layer: LayerGrads<T>) -> Result<()> {
+    for (i, gradient) in [layer.weight, layer.gamma, layer.beta].into_iter().enumerate() {
+        dx.add(first + i, gradient)?;
+    }
+    Ok(())
+}
+
+/// A convolution and its batch norm.
+struct SingleSite<T: Real> {
+    layer: LayerValues<T>,
+    single: Single<T>,
+    y: SiteValue<T>,
+    left: Left<T>,
+}
+
+impl<T: Real> Op<T> for SingleSite<T> {
+    fn name(&self) -> &'static str {
+        "single_site"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        self.backward_pending(Gradient::plain(dy), dx)
+    }
+
+    fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        let SingleSite { layer, single, y, left } = *self;
+        let (dy, correlations) = dy.into_site(&y)?;
+        let grads = single_backward(&layer.layer(), &single, dy, correlations)?;
+        if dx.wants(0) {
+            leave(&left, grads.map)?;
+        }
+        dx.add(0, grads.moments)?;
+        add_layer(dx, 1, grads.layer)
+    }
+}
 
 fn site<T: Real>([bypass, first, second]: &[Option<LayerValues<T>>; 3]) -> Site<'_, T> {
     fn layer<T: Real>(of: &Option<LayerValues<T>>) -> Layer<'_, T> {
@@ -179,13 +222,27 @@ impl<T: Real> SampleMoments<T> {
         rectifier: Rectifier,
     ) -> Result<(Var<T>, SiteStats<T>)> {
         let layers = [bypass.map(SiteLayer::values), Some(first.values()), Some(second.values())];
-        let (map, moments) = (self.map.clone(), self.moments.value().clone());
-        let folded = folded_forward(&map, &moments, &site(&layers), a.map(Var::value), rectifier)?;
+        let folded = folded_forward(&self.map, self.moments.value(), &site(&layers), a.map(Var::value), rectifier)?;
         let (y, stats) = (SiteValue::new(folded.y.clone()), folded.stats.clone());
         let params = [bypass.map_or([None; 3], SiteLayer::vars), first.vars(), second.vars()];
         let inputs: Vec<_> = [Some(&self.moments), a].into_iter().chain(params.into_iter().flatten()).collect();
         let left = Rc::clone(&self.left);
-        let op = || FoldedSite { map, moments, layers, folded, y: y.clone(), left };
+        let op = || FoldedSite { layers, folded, y: y.clone(), left };
+        Ok((Tape::record_pending(Value::Site(y.clone()), &inputs, op), stats))
+    }
+
+    /// The output of one convolution with its batch norm in training, rectified, and the batch norm's statistics, (ft.9), from
+    /// the moments of the batch; read like that of a whole site.
+    ///
+    /// # Errors
+    /// As [`single_forward`].
+    pub fn single_site(&self, layer: &SiteLayer<T>, rectifier: Rectifier) -> Result<(Var<T>, BatchNormStats<T>)> {
+        let (values, inputs) = (layer.values(), layer.vars());
+        let single = single_forward(&self.map, self.moments.value(), &values.layer(), rectifier)?;
+        let (y, stats) = (SiteValue::new(single.y.clone()), single.stats.clone());
+        let left = Rc::clone(&self.left);
+        let op = || SingleSite { layer: values, single, y: y.clone(), left };
+        let inputs: Vec<_> = [Some(&self.moments)].into_iter().chain(inputs).collect();
         Ok((Tape::record_pending(Value::Site(y.clone()), &inputs, op), stats))
     }
 }

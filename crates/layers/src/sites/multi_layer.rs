@@ -12,7 +12,7 @@
 //!
 //! MAConv folds exactly to one convolution, MDConv to a compact dynamic site, (md.5) not at all.
 
-use gatefold_autograd::{SiteLayer, Var};
+use gatefold_autograd::Var;
 use gatefold_tensor::kernels::compose::compose_kernels;
 use gatefold_tensor::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -44,11 +44,6 @@ impl Form {
     fn has_inner_norms(self) -> bool {
         matches!(self, Form::Expanded | Form::Folded | Form::Auto)
     }
-}
-
-/// Whether a site reads each pixel by itself, so that moments of the map tell all batch statistics.
-fn is_pointwise(spec: &SiteSpec) -> bool {
-    (spec.kernel, spec.stride, spec.padding, spec.groups) == (1, 1, 0, 1)
 }
 
 /// What stands between the two convolutions of the branch.
@@ -204,7 +199,7 @@ impl<T: Real> MultiLayer<T> {
             return Err(Error::invalid("multi-layer", format!("m = {m} must be a multiple of {groups} groups")));
         }
         let (bias, inner) = (form == Form::CompactBias, form.has_inner_norms());
-        if form == Form::Folded && !(is_pointwise(&spec) && activation == BranchActivation::Gate) {
+        if form == Form::Folded && !(spec.is_pointwise() && activation == BranchActivation::Gate) {
             let why = format!("{spec} cannot train folded: only 1x1 sites with a gate can; use form auto or expanded");
             return Err(Error::invalid("multi-layer", why));
         }
@@ -234,17 +229,11 @@ impl<T: Real> MultiLayer<T> {
     fn folded(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
         let moments = x.sample_moments(self.attention.is_some())?;
         let a = self.attention.as_ref().map(|attention| attention.gates(cx, &moments.mean()?)).transpose()?;
-        let layer = |conv: &Conv2d<T>, bn: &BatchNorm2d<T>| SiteLayer {
-            weight: conv.weight.var(cx),
-            gamma: bn.weight.var(cx),
-            beta: bn.bias.var(cx),
-            eps: bn.eps,
-        };
         let Branch { conv1, bn1: Some(bn1), conv2, bn2: Some(bn2) } = &self.branch else {
             return Err(Error::invalid("multi-layer", "the folded form has a batch norm behind each convolution"));
         };
         let bypass = self.bypass.as_ref().and_then(|bypass| Some((&bypass.conv, bypass.bn.as_ref()?)));
-        let layers = (bypass.map(|(conv, bn)| layer(conv, bn)), layer(conv1, bn1), layer(conv2, bn2));
+        let layers = (bypass.map(|(conv, bn)| bn.behind(cx, conv)), bn1.behind(cx, conv1), bn2.behind(cx, conv2));
         let (y, stats) =
             moments.folded_site((layers.0.as_ref(), &layers.1, &layers.2), a.as_ref(), activation.into())?;
         for (bn, stats) in [bypass.map(|(_, bn)| bn), Some(bn1), Some(bn2)].into_iter().zip(&stats) {
@@ -259,7 +248,7 @@ impl<T: Real> MultiLayer<T> {
     /// Whether this pass is computed folded: in training, where the batch's own statistics are used.
     fn trains_folded(&self, cx: &Cx<T>, x: &Var<T>) -> Result<bool> {
         let [n, _, h, w] = x.shape()[..] else { return Ok(false) };
-        if cx.mode() != Mode::Train || !is_pointwise(&self.spec) || self.activation == BranchActivation::Relu {
+        if cx.mode() != Mode::Train || !self.spec.is_pointwise() || self.activation == BranchActivation::Relu {
             return Ok(false);
         }
         Ok(match self.form {

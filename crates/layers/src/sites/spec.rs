@@ -45,6 +45,11 @@ impl SiteSpec {
         SiteSpec { groups: channels, replaceable: false, ..Self::same(channels, channels, kernel, stride) }
     }
 
+    /// Whether it reads each pixel by itself, so that moments of the map tell the batch statistics.
+    pub(crate) fn is_pointwise(&self) -> bool {
+        (self.kernel, self.stride, self.padding, self.groups) == (1, 1, 0, 1)
+    }
+
     /// The same place, in a block whose input has so many channels.
     #[must_use]
     pub fn in_block(self, channels: usize) -> Self {

@@ -3,6 +3,8 @@
 mod net;
 
 use gatefold_autograd::GradCheck;
+use gatefold_autograd::profile::profile;
+use gatefold_layers::sites::{Static, StaticConv};
 use gatefold_layers::{
     Activation, BranchActivation, ConvKind, Cx, Form, Gate, Init, MaConv, Mode, Site, SiteSpec, Walk,
 };
@@ -27,18 +29,23 @@ const SIZES: [([usize; 5], usize); 11] = [
     ([35, 20, 24, 2, 2], 20),
 ];
 
+/// Those with a form option, and the static one.
+fn all_kinds(m: usize) -> Vec<ConvKind> {
+    kinds(m).into_iter().chain([ConvKind::Static(Static {})]).collect()
+}
+
 /// Every kind at every size with every neighbour and activation.
 fn cases() -> Vec<Case> {
+    let with_form = SIZES.iter().flat_map(|&(sizes, m)| kinds(m).into_iter().map(move |kind| (sizes, kind)));
+    let without = SIZES.iter().map(|&(sizes, _)| (sizes, ConvKind::Static(Static {})));
     let mut cases = Vec::new();
-    for (sizes, m) in SIZES {
-        for kind in kinds(m) {
-            for before in [Before::Plain, Before::Pending, Before::Shared] {
-                for after in [After::Loss, After::Plain, After::Depthwise, After::Both] {
-                    for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
-                        let (kind, seed) = (kind.clone(), cases.len() as u64);
-                        let dead = seed % 3 == 2;
-                        cases.push(Case { kind, sizes, before, after, activation, dead, seed });
-                    }
+    for (sizes, kind) in with_form.chain(without) {
+        for before in [Before::Plain, Before::Pending, Before::Shared] {
+            for after in [After::Loss, After::Plain, After::Depthwise, After::Both] {
+                for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
+                    let (kind, seed) = (kind.clone(), cases.len() as u64);
+                    let dead = seed % 3 == 2;
+                    cases.push(Case { kind, sizes, before, after, activation, dead, seed });
                 }
             }
         }
@@ -80,7 +87,8 @@ fn folded_training_is_expanded_training() {
         let (state, x) = (case.state(), case.input());
         let expanded = step::<f64>(&case, Form::Expanded, &state, &x, true);
         let folded = step::<f64>(&case, Form::Folded, &state, &x, true);
-        assert!(folded.ops.contains(&"folded_site") && !expanded.ops.contains(&"folded_site"));
+        let op = if matches!(case.kind, ConvKind::Static(_)) { "single_site" } else { "folded_site" };
+        assert!(folded.ops.contains(&op) && !expanded.ops.contains(&op));
         worst.take(&case, &folded, &expanded, [1e-9; 3]);
     }
 }
@@ -104,7 +112,7 @@ fn the_folded_form_rounds_no_worse() {
 
 #[test]
 fn a_mean_of_a_thousand_deviations_does_no_harm() {
-    for (i, kind) in kinds(20).into_iter().enumerate() {
+    for (i, kind) in all_kinds(20).into_iter().enumerate() {
         let (before, after, activation) = (Before::Plain, After::Loss, Activation::Relu);
         let sizes = [8, 16, 24, 6, 5];
         let case = Case { kind, sizes, before, after, activation, dead: false, seed: i as u64 };
@@ -134,7 +142,7 @@ fn gradients_of_the_folded_form_are_central_differences() {
 
 #[test]
 fn the_bits_do_not_depend_on_the_number_of_threads() {
-    for (i, kind) in kinds(20).into_iter().enumerate() {
+    for (i, kind) in all_kinds(20).into_iter().enumerate() {
         let (before, after, activation) = (Before::Pending, After::Depthwise, Activation::Relu);
         let sizes = [19, 24, 40, 16, 15]; // enough work for several threads
         let case = &Case { kind, sizes, before, after, activation, dead: false, seed: i as u64 };
@@ -176,6 +184,22 @@ fn auto_folds_where_that_costs_less() {
 }
 
 #[test]
+fn a_static_site_folds_where_few_channels_become_many() {
+    let ops = |[c, o, size]: [usize; 3], mode| {
+        let site = StaticConv::<f32>::new(SiteSpec::pointwise(c, o), &Init::new(0));
+        let cx = Cx::new(mode, true);
+        let x = cx.input(randn([32, c, size, size], 0), true);
+        let (_, events) = profile(|| site.forward(&cx, &x, Activation::Relu).unwrap());
+        events.iter().map(|event| event.op).collect::<Vec<_>>()
+    };
+    assert!(ops([8, 48, 32], Mode::Train).contains(&"single_site"));
+    assert!(!ops([8, 48, 32], Mode::Eval).contains(&"single_site")); // by the running statistics
+    assert!(!ops([8, 48, 8], Mode::Train).contains(&"single_site")); // a small map
+    assert!(!ops([24, 144, 32], Mode::Train).contains(&"single_site")); // a large covariance
+    assert!(!ops([16, 32, 64], Mode::Train).contains(&"single_site")); // hardly more channels
+}
+
+#[test]
 fn only_pointwise_sites_without_a_rectifier_train_folded() {
     let error = |kind: &ConvKind, spec| match kind.build::<f64>(spec, &Init::new(0)) {
         Ok(_) => panic!("{kind:?} was built at {spec}"),
@@ -188,6 +212,10 @@ fn only_pointwise_sites_without_a_rectifier_train_folded() {
         let message = error(&folded, spec);
         assert!(message.contains("cannot train folded") && message.contains("form auto"), "{message}");
     }
+    let cx = Cx::train();
+    let x = cx.input(randn([2, 4, 3, 3], 0), true);
+    let of_static = StaticConv::<f64>::new(strided, &Init::new(0)).forward_folded(&cx, &x, Activation::Relu);
+    assert!(of_static.err().unwrap().to_string().contains("cannot train folded"));
     let relu = ConvKind::MaConv(MaConv { activation: BranchActivation::Relu, form: Form::Folded, ..MaConv::default() });
     assert!(error(&relu, SiteSpec::pointwise(4, 6)).contains("cannot train folded"));
 }
@@ -203,4 +231,8 @@ fn one_value_a_channel_has_no_variance() {
             assert!(error.to_string().contains("variance"), "{kind:?}: {error}");
         }
     }
+    let cx = Cx::train();
+    let x = cx.input(randn([1, 3, 1, 1], 0), true);
+    let of_static = StaticConv::<f64>::new(spec, &Init::new(0)).forward_folded(&cx, &x, Activation::Relu);
+    assert!(of_static.err().unwrap().to_string().contains("variance"));
 }

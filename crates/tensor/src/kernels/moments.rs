@@ -54,6 +54,11 @@ impl Sums {
     }
 }
 
+/// A sum of squares that rounding may have left below zero, as that of a constant channel; a NaN stays.
+pub(crate) fn at_least_zero<T: Real>(squares: T) -> T {
+    if squares < T::zero() { T::zero() } else { squares }
+}
+
 /// Mean and sum of squared deviations of some rows, a channel.
 pub(crate) struct Moments {
     pub count: f64,
@@ -87,9 +92,7 @@ impl Moments {
             for ((mean, squares), shift) in block.mean.iter_mut().zip(&mut block.squares).zip(&shift) {
                 *squares -= *mean * *mean / count;
                 *mean = shift.f64() + *mean / count;
-                if *squares < 0.0 {
-                    *squares = 0.0; // rounding of a constant channel; a NaN stays
-                }
+                *squares = at_least_zero(*squares);
             }
             moments.join(&block);
         }
@@ -175,9 +178,7 @@ impl<T: Real> RowMoments<T> {
         for ((mean, squares), pivot) in mean.iter_mut().zip(&mut squares).zip(pivot) {
             *squares -= *mean * *mean / count;
             *mean = pivot.f64() + *mean / count;
-            if *squares < 0.0 {
-                *squares = 0.0; // rounding of a constant channel; a NaN stays
-            }
+            *squares = at_least_zero(*squares);
         }
         Moments { count, mean, squares }
     }

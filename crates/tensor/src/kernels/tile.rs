@@ -168,45 +168,58 @@ impl<T: Real> Product<T> {
         // As many accumulators as there are registers for; what is left over goes in ever smaller tiles.
         let wide = V::REGISTERS >= 32 && NV == 1;
         let few = V::REGISTERS < 32 && NV == 2;
-        let narrow = few && fours == 4 * self.a_row;
+        let even = fours == 4 * self.a_row;
+        let narrow = few && even;
         let mut row = 0;
         while row < self.rows {
             let left = self.rows - row;
             // SAFETY: the caller's promise.
             unsafe {
                 if wide && left >= 16 {
-                    self.tile::<V, 16, NV, AR, AW>(row, column, chunks, fours, ahead);
+                    // Sixteen channels side by side: one pointer reaches all rows.
+                    if even && self.a_row == 16 {
+                        self.tile::<V, 16, NV, 16, AR, AW>(row, column, chunks, fours, ahead);
+                    } else {
+                        self.tile::<V, 16, NV, 0, AR, AW>(row, column, chunks, fours, ahead);
+                    }
                     row += 16;
                 } else if wide && left == 9 {
-                    self.tile::<V, 9, NV, AR, AW>(row, column, chunks, fours, ahead); // a row of patches of three channels
+                    self.tile::<V, 9, NV, 0, AR, AW>(row, column, chunks, fours, ahead); // a row of patches of three channels
                     row += 9;
                 // Of sixteen registers six rows of two fill twelve; one row or two that are left over would fill few.
                 } else if narrow && left >= 6 && !matches!(left % 6, 1 | 2) {
-                    self.tile::<V, 6, NV, AR, AW>(row, column, chunks, fours, ahead);
+                    self.tile::<V, 6, NV, 0, AR, AW>(row, column, chunks, fours, ahead);
                     row += 6;
                 } else if !few && left >= 8 {
-                    self.tile::<V, 8, NV, AR, AW>(row, column, chunks, fours, ahead);
+                    self.tile::<V, 8, NV, 0, AR, AW>(row, column, chunks, fours, ahead);
                     row += 8;
                 } else if left >= 4 {
-                    self.tile::<V, 4, NV, AR, AW>(row, column, chunks, fours, ahead);
+                    self.tile::<V, 4, NV, 0, AR, AW>(row, column, chunks, fours, ahead);
                     row += 4;
                 } else if narrow && left == 3 {
-                    self.tile::<V, 3, NV, AR, AW>(row, column, chunks, fours, ahead);
+                    self.tile::<V, 3, NV, 0, AR, AW>(row, column, chunks, fours, ahead);
                     row += 3;
                 } else if left >= 2 {
-                    self.tile::<V, 2, NV, AR, AW>(row, column, chunks, fours, ahead);
+                    self.tile::<V, 2, NV, 0, AR, AW>(row, column, chunks, fours, ahead);
                     row += 2;
                 } else {
-                    self.tile::<V, 1, NV, AR, AW>(row, column, chunks, fours, ahead);
+                    self.tile::<V, 1, NV, 0, AR, AW>(row, column, chunks, fours, ahead);
                     row += 1;
                 }
             }
         }
     }
 
-    /// R x NV vectors of the output.
+    /// R x NV vectors of the output. `A_ROW` is `a_row` where it is known and `fours` is four of it, or 0.
     #[inline(always)]
-    unsafe fn tile<V: Vector<T>, const R: usize, const NV: usize, const AR: usize, const AW: usize>(
+    unsafe fn tile<
+        V: Vector<T>,
+        const R: usize,
+        const NV: usize,
+        const A_ROW: usize,
+        const AR: usize,
+        const AW: usize,
+    >(
         &self,
         row: usize,
         column: usize,
@@ -235,10 +248,11 @@ impl<T: Real> Product<T> {
                     let mut rows = a;
                     ahead.ask::<V>();
                     for r in 0..R {
-                        if r > 0 && r % 4 == 0 {
+                        if A_ROW == 0 && r > 0 && r % 4 == 0 {
                             rows = opaque(rows.wrapping_add(fours));
                         }
-                        let element = V::splat(*rows.add(r % 4 * self.a_row));
+                        let at = if A_ROW == 0 { r % 4 * self.a_row } else { r * A_ROW };
+                        let element = V::splat(*rows.add(at));
                         for v in 0..NV {
                             sums[r][v] = element.mul_add(panel[v], sums[r][v]);
                         }
@@ -265,6 +279,20 @@ impl<T: Real> Product<T> {
     // ANCHOR_END: product
 }
 
+/// Σ a ⊙ b over a row of a panel, as many sums as a vector has elements.
+///
+/// # Safety
+/// `len` elements, whole vectors, must be readable.
+#[inline(always)]
+pub(crate) unsafe fn row_product<T: Real, V: Vector<T>>(a: *const T, b: *const T, len: usize) -> V {
+    let mut sum = V::splat(T::zero());
+    for at in (0..len).step_by(V::LANES) {
+        // SAFETY: the caller's promise.
+        sum = unsafe { V::load(a.add(at)).mul_add(V::load(b.add(at)), sum) };
+    }
+    sum
+}
+
 /// Σ a ⊙ b over a row of a panel: whole vectors.
 ///
 /// # Panics
@@ -272,15 +300,9 @@ impl<T: Real> Product<T> {
 #[inline(always)]
 pub(crate) fn dot<T: Real, V: Vector<T>>(a: &[T], b: &[T]) -> T {
     assert!(a.len() == b.len() && a.len().is_multiple_of(V::LANES) && V::LANES <= 16);
-    let mut sum = V::splat(T::zero());
     let mut lanes = [T::zero(); 16];
-    // SAFETY: every vector lies inside the rows, and sixteen elements are at least one.
-    unsafe {
-        for at in (0..a.len()).step_by(V::LANES) {
-            sum = V::load(a.as_ptr().add(at)).mul_add(V::load(b.as_ptr().add(at)), sum);
-        }
-        sum.store(lanes.as_mut_ptr());
-    }
+    // SAFETY: the rows are whole vectors, and sixteen elements are at least one.
+    unsafe { row_product::<T, V>(a.as_ptr(), b.as_ptr(), a.len()).store(lanes.as_mut_ptr()) };
     for half in [8, 4, 2, 1] {
         for i in 0..half {
             lanes[i] += lanes[i + half];
@@ -348,6 +370,8 @@ mod tests {
     struct Check {
         rows: usize,
         columns: usize,
+        /// Terms of both.
+        k: [usize; 2],
     }
 
     /// Small whole numbers: their products and sums are exact, so that a tile makes the same bits as any loop.
@@ -360,13 +384,12 @@ mod tests {
 
         #[inline(always)]
         fn run<V: Vector<f32>>(self) {
-            const K: [usize; 2] = [3, 5];
-            let Check { rows, columns } = self;
-            let [a_row, b_row] = [K[0] + K[1], panel_row(columns)];
-            let (a, b) = (numbers(rows * a_row, 1), panel(&numbers((K[0] + K[1]) * columns, 2), columns));
+            let Check { rows, columns, k } = self;
+            let [a_row, b_row] = [k[0] + k[1], panel_row(columns)];
+            let (a, b) = (numbers(rows * a_row, 1), panel(&numbers((k[0] + k[1]) * columns, 2), columns));
             let (bias, old) = (panel(&numbers(columns, 3), columns), numbers(rows * columns, 4));
             let chunks =
-                [(0, K[0]), (K[0], K[1])].map(|(at, k)| Chunk { a: a[at..].as_ptr(), b: b[at * b_row..].as_ptr(), k });
+                [(0, k[0]), (k[0], k[1])].map(|(at, k)| Chunk { a: a[at..].as_ptr(), b: b[at * b_row..].as_ptr(), k });
             for start in [Start::Zero, Start::Bias(bias.as_ptr()), Start::Output] {
                 for rectifier in [Rectifier::Identity, Rectifier::Relu] {
                     let mut out = old.clone();
@@ -387,8 +410,8 @@ mod tests {
                     let fours = 4 * a_row + 3;
                     let spread: Vec<f32> = a.chunks(4 * a_row).flat_map(|four| [four, &[9.0; 3]].concat()).collect();
                     let (mut same, at) = (old.clone(), spread.as_ptr());
-                    let chunks =
-                        [(0, chunks[0]), (K[0], chunks[1])].map(|(k, of)| Chunk { a: at.wrapping_add(k), ..of });
+                    let chunks = [(0, chunks[0]), (k[0], chunks[1])]
+                        .map(|(first, of)| Chunk { a: at.wrapping_add(first), ..of });
                     let product = Product { out: same.as_mut_ptr(), ..product };
                     // SAFETY: likewise; `spread` holds the rows in fours.
                     unsafe { product.run_fours::<V, 0, 0>(&chunks, fours, Ahead::NOTHING) };
@@ -413,8 +436,10 @@ mod tests {
     fn every_height_and_width_of_a_product_is_its_definition() {
         for rows in 1..=26 {
             for columns in [1, 4, 5, 8, 9, 16, 17, 24, 33, 40] {
-                dispatch(Check { rows, columns });
-                Check { rows, columns }.run::<Portable<f32>>(); // with sixteen registers on every processor
+                for k in [[3, 5], [7, 9]] {
+                    dispatch(Check { rows, columns, k });
+                    Check { rows, columns, k }.run::<Portable<f32>>(); // with sixteen registers on every processor
+                }
             }
         }
     }

@@ -3,8 +3,8 @@
 use gatefold_autograd::{Var, profile::profile};
 use gatefold_layers::sites::StaticConv;
 use gatefold_layers::{
-    Activation, ConvKind, Cx, Entry, EntryMut, Form, Gate, Init, MaConv, MdConv, Site, SiteSpec, TrainedSite, Walk,
-    walk_fields,
+    Activation, ConvKind, Cost, Cx, Entry, EntryMut, FoldError, Folded, Form, Gate, Init, MaConv, MdConv, Site,
+    SiteSpec, TrainedSite, Walk, walk_fields,
 };
 use gatefold_tensor::random::{self, Purpose, randn, uniform};
 use gatefold_tensor::{Real, Result, Tensor};
@@ -57,6 +57,39 @@ pub struct Net<T: Real> {
 
 walk_fields!(impl<T> Net<T> { before, site, after });
 
+/// A static site that trains folded whatever its extents.
+struct FoldedStatic<T: Real>(StaticConv<T>);
+
+impl<T: Real> Walk<T> for FoldedStatic<T> {
+    fn walk<'a>(&'a self, prefix: &str, visit: &mut dyn FnMut(&str, Entry<'a, T>)) {
+        self.0.walk(prefix, visit);
+    }
+
+    fn walk_mut<'a>(&'a mut self, prefix: &str, visit: &mut dyn FnMut(&str, EntryMut<'a, T>)) {
+        self.0.walk_mut(prefix, visit);
+    }
+}
+
+impl<T: Real> Site<T> for FoldedStatic<T> {
+    fn spec(&self) -> &SiteSpec {
+        self.0.spec()
+    }
+
+    fn forward(&self, cx: &Cx<T>, x: &Var<T>, activation: Activation) -> Result<Var<T>> {
+        self.0.forward_folded(cx, x, activation)
+    }
+
+    fn cost(&self, input: [usize; 2]) -> Result<Cost> {
+        self.0.cost(input)
+    }
+}
+
+impl<T: Real> TrainedSite<T> for FoldedStatic<T> {
+    fn fold(&self) -> Result<Folded<T>, FoldError> {
+        self.0.fold()
+    }
+}
+
 /// The kinds that have a folded form.
 pub fn kinds(m: usize) -> Vec<ConvKind> {
     let form = Form::Auto;
@@ -78,9 +111,12 @@ pub fn with_form(kind: &ConvKind, form: Form) -> ConvKind {
 impl Case {
     fn net<T: Real>(&self, form: Form) -> Net<T> {
         let ([_, cin, cout, ..], init) = (self.sizes, Init::new(self.seed));
+        let spec = SiteSpec::pointwise(cin, cout);
+        let site = with_form(&self.kind, form).build(spec, &init).unwrap();
+        let folded = matches!((&self.kind, form), (ConvKind::Static(_), Form::Folded));
         Net {
             before: (self.before != Before::Plain).then(|| StaticConv::new(SiteSpec::pointwise(3, cin), &init)),
-            site: with_form(&self.kind, form).build(SiteSpec::pointwise(cin, cout), &init).unwrap(),
+            site: if folded { Box::new(FoldedStatic(StaticConv::new(spec, &init))) } else { site },
             after: matches!(self.after, After::Depthwise | After::Both)
                 .then(|| StaticConv::new(SiteSpec::depthwise(cout, 3, 2), &init)),
         }

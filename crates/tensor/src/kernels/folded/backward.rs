@@ -23,11 +23,11 @@ use super::samples::{Samples, Second};
 use super::saved::{Saved, Scale, inner};
 use super::{Correlations, Folded, Layer, Site, Sizes, tensor, to_f64};
 use crate::aligned::Aligned;
-use crate::kernels::pending::{Pending, PendingGrad, Rectifier};
+use crate::kernels::pending::{PendingGrad, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, panel, panel_row};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
-use crate::{Error, Real, Result, Tensor};
+use crate::{Real, Result, Tensor};
 
 /// The gradients of a convolution and its batch norm.
 #[derive(Debug, Clone)]
@@ -58,10 +58,9 @@ pub struct FoldedGrads<T: Real> {
 /// have gathered the `correlations` that a pass over it would.
 ///
 /// # Errors
-/// [`Error::Shape`] if `dy` has not the shape of the output or the site another one, [`Error::Invalid`] if the correlations do not fit the site.
+/// [`Error::Shape`](crate::Error::Shape) if `dy` has not the shape of the output or the site another one,
+/// [`Error::Invalid`](crate::Error::Invalid) if the correlations do not fit the site.
 pub fn folded_backward<T: Real>(
-    x: &Pending<T>,
-    moments: &Tensor<T>,
     site: &Site<'_, T>,
     folded: &Folded<T>,
     dy: PendingGrad<T>,
@@ -70,13 +69,7 @@ pub fn folded_backward<T: Real>(
     let saved = &folded.saved;
     let s = saved.s;
     site.check("folded_backward", [s.c, s.o, s.m])?;
-    if dy.dy.shape() != folded.y.shape() {
-        return Err(Error::shape("folded_backward", "dy", format!("{:?}", folded.y.shape()), dy.dy.shape()));
-    }
-    if correlations.as_ref().is_some_and(|correlations| !correlations.fit(&s)) {
-        return Err(Error::invalid("folded_backward", "the correlations are of another site"));
-    }
-    let correlations = correlations.unwrap_or_else(|| Correlations::of(x, moments, &dy, &s));
+    let correlations = Correlations::given_or_of(correlations, &folded.y, &dy, &s)?;
     small(saved, site, &correlations, dy)
 }
 
@@ -221,7 +214,7 @@ fn through_scale<T: Real>(layer: &Layer<'_, T>, scale: &Scale, ds: &[f64]) -> (V
 }
 
 /// A layer whose scaled weights diag(s) W have the gradient `d`, s from diag(W C Wᵀ): its gradients, and its part of dC.
-fn layer_grads<T: Real>(
+pub(super) fn layer_grads<T: Real>(
     layer: &Layer<'_, T>,
     scale: &Scale,
     d: &[f64],

@@ -5,14 +5,14 @@
 
 use std::ops::Range;
 
-use super::{Sizes, Task, block, blocks, join_parts};
+use super::{PendingSite, Sizes, Task, block, blocks, join_parts};
 use crate::aligned::Aligned;
 use crate::kernels::ahead::{Ahead, Stretch};
 use crate::kernels::pending::{GradLoader, Loader, Pending, PendingGrad, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, add_rows, panel_row};
 use crate::parallel::run_tasks;
 use crate::simd::{Kernel, Vector, dispatch};
-use crate::{Real, Tensor};
+use crate::{Error, Real, Result, Tensor};
 
 /// dM_b and g_b of all samples.
 #[derive(Clone, Debug)]
@@ -28,12 +28,31 @@ pub(crate) struct Correlation<T: Real> {
 
 impl<T: Real> Correlations<T> {
     /// In one pass over the site's input and the gradient.
-    pub(super) fn of(x: &Pending<T>, moments: &Tensor<T>, dy: &PendingGrad<T>, s: &Sizes) -> Self {
+    fn of(x: &Pending<T>, moments: &Tensor<T>, dy: &PendingGrad<T>, s: &Sizes) -> Self {
         let (loader, gradient) = (&x.loader(), &dy.loader());
         let parts = run_tasks(Task::all(s.samples, s.positions), s.count() * s.c * s.o, |task| {
             dispatch(Correlate { x: loader, moments: moments.as_slice(), dy: gradient, task })
         });
         Correlations::join(parts.into_iter().flatten())
+    }
+
+    /// What the consumer of `y` has gathered while it made the gradient, or a pass over `dy` does.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `dy` has not the shape of `y`, [`Error::Invalid`] if what is given is of another site.
+    pub(super) fn given_or_of(given: Option<Self>, y: &PendingSite<T>, dy: &PendingGrad<T>, s: &Sizes) -> Result<Self> {
+        const OP: &str = "folded_backward";
+        if dy.dy.shape() != y.shape() {
+            return Err(Error::shape(OP, "dy", format!("{:?}", y.shape()), dy.dy.shape()));
+        }
+        match given {
+            Some(given) if !given.fit(s) => Err(Error::invalid(OP, "the correlations are of another site")),
+            Some(given) => Ok(given),
+            None => {
+                let (x, moments) = y.input();
+                Ok(Self::of(x, moments, dy, s))
+            }
+        }
     }
 
     /// Of consecutive parts.
@@ -45,7 +64,7 @@ impl<T: Real> Correlations<T> {
     }
 
     /// Whether they are of a site of these sizes.
-    pub(super) fn fit(&self, s: &Sizes) -> bool {
+    fn fit(&self, s: &Sizes) -> bool {
         let fits = |of: &Correlation<T>| of.g.len() == s.o && of.dm.len() == s.o * panel_row(s.c);
         self.0.len() == s.samples && self.0.iter().all(fits)
     }

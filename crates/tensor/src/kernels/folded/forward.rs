@@ -9,11 +9,12 @@ use super::saved::{Saved, Scale};
 use super::{Layer, PendingSite, Site, Sizes, check_moments};
 use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
+use crate::kernels::moments::at_least_zero;
 use crate::kernels::pending::{Pending, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, panel, panel_row, transposed_panel};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
-use crate::{Error, Real, Result, Tensor};
+use crate::{Real, Result, Tensor};
 
 /// The output of a site and what its gradients need.
 #[derive(Debug)]
@@ -32,7 +33,8 @@ pub struct Folded<T: Real> {
 /// `x [N,Cin,H,W]` → `y [N,Cout,H,W]`.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes disagree; [`Error::Invalid`] if a channel has a single value, which has no variance.
+/// [`Error::Shape`](crate::Error::Shape) if the shapes disagree; [`Error::Invalid`](crate::Error::Invalid) if a channel has a
+/// single value, which has no variance.
 pub fn folded_forward<T: Real>(
     x: &Pending<T>,
     moments: &Tensor<T>,
@@ -42,11 +44,8 @@ pub fn folded_forward<T: Real>(
 ) -> Result<Folded<T>> {
     const OP: &str = "folded";
     let s = Sizes::check(OP, &x.z, site, a)?;
-    check_moments(OP, x, &s, moments)?;
-    if s.count() < 2 {
-        let message = "1 value a channel has no variance; train with a larger batch or use eval mode";
-        return Err(Error::invalid(OP, message));
-    }
+    check_moments(OP, &s, moments)?;
+    s.check_count(OP)?;
     let saved = fold(s, moments, site, a);
     let y = PendingSite::new(x, moments, site, &saved, rectifier)?;
     let count = s.count();
@@ -115,7 +114,7 @@ fn fold<T: Real>(s: Sizes, moments: &Tensor<T>, site: &Site<'_, T>, a: Option<&T
     let mut v2 = vec![0.0; o];
     diagonals.iter().for_each(|d| v2.iter_mut().zip(d).for_each(|(v2, d)| *v2 += per_sample * d));
     e.chunks_exact(o).for_each(|e| v2.iter_mut().zip(e).for_each(|(v2, e)| *v2 += per_sample * e.f64() * e.f64()));
-    v2.iter_mut().for_each(|v2| *v2 = v2.max(0.0));
+    v2.iter_mut().for_each(|v2| *v2 = at_least_zero(*v2));
     let second = Scale::new(&site.second, m2, v2, Vec::new());
     let scales = [bypass, Some(first), Some(second)];
     let [k, kc] = panels;

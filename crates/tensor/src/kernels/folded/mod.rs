@@ -20,7 +20,7 @@
 //! ```
 //! Everything is centred, so that a large mean cancels no digits; sums over the batch and the scales are in f64. Without
 //! a gate nothing depends on the sample, and the whole batch counts as *one* sample of N·P positions: that is the only
-//! difference between MAConv and MDConv here.
+//! difference between MAConv and MDConv here. A convolution and its batch norm without a branch are (ft.9), in [`single`].
 
 mod backward;
 mod correlate;
@@ -29,21 +29,22 @@ mod moments;
 mod panels;
 mod samples;
 mod saved;
+mod single;
 mod site;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-pub use backward::{FoldedGrads, folded_backward};
+pub use backward::{FoldedGrads, LayerGrads, folded_backward};
 pub use correlate::Correlations;
 pub(crate) use correlate::{Correlation, Correlator};
 pub use forward::{Folded, folded_forward};
 pub use moments::{MomentsGrad, sample_moments, sample_moments_backward};
+pub use single::{Single, SingleGrads, single_backward, single_forward};
 pub use site::PendingSite;
 pub(crate) use site::SiteRows;
 
-use super::pending::Pending;
 use crate::parallel::{PIECES, ranges};
 use crate::{Error, Real, Result, Tensor};
 
@@ -60,6 +61,17 @@ pub struct Layer<'a, T: Real> {
     pub eps: f64,
 }
 
+impl<T: Real> Layer<'_, T> {
+    fn check(&self, op: &'static str, name: &'static str, [rows, columns]: [usize; 2]) -> Result<()> {
+        check_shape(op, name, self.weight, &[rows, columns, 1, 1])?;
+        if rows * columns == 0 {
+            return Err(Error::shape(op, name, "at least one row and one column", self.weight.shape()));
+        }
+        check_shape(op, "gamma", self.gamma, &[rows])?;
+        check_shape(op, "beta", self.beta, &[rows])
+    }
+}
+
 /// The three convolutions of a site.
 #[derive(Clone, Copy, Debug)]
 pub struct Site<'a, T: Real> {
@@ -73,18 +85,9 @@ pub struct Site<'a, T: Real> {
 
 impl<T: Real> Site<'_, T> {
     fn check(&self, op: &'static str, [c, o, m]: [usize; 3]) -> Result<()> {
-        check_shape(op, "W_1", self.first.weight, &[m, c, 1, 1])?;
-        check_shape(op, "W_2", self.second.weight, &[o, m, 1, 1])?;
-        if let Some(bypass) = &self.bypass {
-            check_shape(op, "W_0", bypass.weight, &[o, c, 1, 1])?;
-        }
-        for (layer, rows) in [(self.bypass.as_ref(), o), (Some(&self.first), m), (Some(&self.second), o)] {
-            if let Some(layer) = layer {
-                check_shape(op, "gamma", layer.gamma, &[rows])?;
-                check_shape(op, "beta", layer.beta, &[rows])?;
-            }
-        }
-        Ok(())
+        self.first.check(op, "W_1", [m, c])?;
+        self.second.check(op, "W_2", [o, m])?;
+        self.bypass.as_ref().map_or(Ok(()), |bypass| bypass.check(op, "W_0", [o, c]))
     }
 }
 
@@ -120,6 +123,14 @@ impl Sizes {
     /// Values a channel has.
     fn count(&self) -> usize {
         self.samples * self.positions
+    }
+
+    fn check_count(&self, op: &'static str) -> Result<()> {
+        if self.count() < 2 {
+            let message = "1 value a channel has no variance; train with a larger batch or use eval mode";
+            return Err(Error::invalid(op, message));
+        }
+        Ok(())
     }
 }
 
@@ -185,11 +196,7 @@ fn tensor<T: Real>(shape: &[usize], values: &[f64]) -> Result<Tensor<T>> {
     Tensor::from_memory(shape, values.iter().map(|&v| T::of(v)).collect())
 }
 
-/// The map whose moments these are must be the one that the site reads.
-fn check_moments<T: Real>(op: &'static str, x: &Pending<T>, s: &Sizes, moments: &Tensor<T>) -> Result<()> {
-    let expected = [s.samples, s.c + s.c * s.c];
-    if moments.shape()[..] == expected {
-        return Ok(());
-    }
-    Err(Error::shape(op, "moments", format!("{expected:?} of x {:?}", x.z.shape()), moments.shape()))
+/// A row a sample: the means and the covariances.
+fn check_moments<T: Real>(op: &'static str, s: &Sizes, moments: &Tensor<T>) -> Result<()> {
+    check_shape(op, "moments", moments, &[s.samples, s.c + s.c * s.c])
 }

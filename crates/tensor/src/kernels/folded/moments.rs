@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{Task, block, blocks, grouped, join_parts};
 use crate::aligned::Aligned;
 use crate::kernels::ahead::{Ahead, Stretch};
-use crate::kernels::moments::Sums;
+use crate::kernels::moments::{Sums, at_least_zero};
 use crate::kernels::pending::{GradLoader, Loader, MaskedGrad, Pending, PendingGrad, Rectifier, total};
 use crate::kernels::tile::{Chunk, Product, Start, add_rows, panel_row};
 use crate::parallel::{parts_mut, run_tasks};
@@ -34,22 +34,24 @@ pub fn sample_moments<T: Real>(x: &Pending<T>, per_sample: bool) -> Result<Tenso
     let of_sample = join_parts(parts.into_iter().flatten(), |all, part| all.join(&part));
     let mut rows = Vec::with_capacity(samples * (c + c * c));
     for of in of_sample {
-        rows.extend(of.mean.iter().map(|&v| T::of(v)));
-        rows.extend(of.covariance);
+        rows.extend(of.mean.iter().chain(&of.covariance).map(|&v| T::of(v)));
     }
     Tensor::from_memory([samples, c + c * c], rows)
 }
 
+/// Pixels whose products are summed up in `T`, then in f64: channels that are nearly alike leave few digits of a covariance.
+const SUMMED: usize = 512;
+
 /// Moments of some pixels.
-struct Moments<T> {
+struct Moments {
     count: f64,
     mean: Vec<f64>,
-    covariance: Vec<T>,
+    covariance: Vec<f64>,
 }
 
-impl<T: Real> Moments<T> {
+impl Moments {
     /// Takes in other pixels: the covariance grows by the product of the distances between the means.
-    fn join(&mut self, other: &Moments<T>) {
+    fn join(&mut self, other: &Moments) {
         let c = self.mean.len();
         let count = self.count + other.count;
         let (own, theirs) = (self.count / count, other.count / count);
@@ -57,8 +59,8 @@ impl<T: Real> Moments<T> {
         for i in 0..c {
             for j in 0..c {
                 let at = i * c + j;
-                let within = own * self.covariance[at].f64() + theirs * other.covariance[at].f64();
-                self.covariance[at] = T::of(within + own * theirs * distance[i] * distance[j]);
+                let within = own * self.covariance[at] + theirs * other.covariance[at];
+                self.covariance[at] = within + own * theirs * distance[i] * distance[j];
             }
             self.mean[i] += theirs * distance[i];
         }
@@ -73,7 +75,7 @@ struct Gather<'a, T: Real> {
 }
 
 impl<T: Real> Kernel<T> for Gather<'_, T> {
-    type Output = Vec<(usize, Moments<T>)>;
+    type Output = Vec<(usize, Moments)>;
 
     // ANCHOR: gather_moments
     #[inline(always)]
@@ -82,43 +84,51 @@ impl<T: Real> Kernel<T> for Gather<'_, T> {
         let row = panel_row(c);
         let (mut pivot, mut made) = (Aligned::zeros(row), Aligned::zeros(block(c, c) * row));
         let (mut squares, mut sums) = (Aligned::zeros(c * row), Aligned::zeros(row));
+        let (mut total, mut total_sums) = (vec![0.0; c * row], vec![0.0; row]);
         let mut of_samples = Vec::with_capacity(self.task.0.len());
         for (b, pixels) in self.task.0 {
             let count = pixels.len() as f64;
             self.loader.load::<V>(pixels.start, 1, None, &mut pivot, row);
-            squares.fill(T::zero());
-            sums.fill(T::zero());
-            for block in blocks(pixels, block(c, c)) {
-                self.loader.load::<V>(block.start, block.len(), Some(&pivot[..c]), &mut made, row);
-                add_rows::<T, V>(&mut sums, &made[..block.len() * row]);
-                let product = Product {
-                    rows: c,
-                    columns: c,
-                    a_row: 1,
-                    a_step: row,
-                    b_row: row,
-                    start: Start::Output,
-                    out: squares.as_mut_ptr(),
-                    out_row: row,
-                    rectifier: Rectifier::Identity,
-                };
-                // SAFETY: `made` holds the block's rows, `squares` C rows.
-                unsafe {
-                    let reads = [self.loader.ahead(block.start, block.len())];
-                    let ahead = Ahead::new(product.steps::<V>(block.len()), reads, []);
-                    product
-                        .run_asking::<V, 1, 0>(&[Chunk { a: made.as_ptr(), b: made.as_ptr(), k: block.len() }], ahead);
+            total.fill(0.0);
+            total_sums.fill(0.0);
+            for summed in blocks(pixels, SUMMED) {
+                squares.fill(T::zero());
+                sums.fill(T::zero());
+                for block in blocks(summed, block(c, c)) {
+                    self.loader.load::<V>(block.start, block.len(), Some(&pivot[..c]), &mut made, row);
+                    add_rows::<T, V>(&mut sums, &made[..block.len() * row]);
+                    let product = Product {
+                        rows: c,
+                        columns: c,
+                        a_row: 1,
+                        a_step: row,
+                        b_row: row,
+                        start: Start::Output,
+                        out: squares.as_mut_ptr(),
+                        out_row: row,
+                        rectifier: Rectifier::Identity,
+                    };
+                    // SAFETY: `made` holds the block's rows, `squares` C rows.
+                    unsafe {
+                        let reads = [self.loader.ahead(block.start, block.len())];
+                        let ahead = Ahead::new(product.steps::<V>(block.len()), reads, []);
+                        product.run_asking::<V, 1, 0>(
+                            &[Chunk { a: made.as_ptr(), b: made.as_ptr(), k: block.len() }],
+                            ahead,
+                        );
+                    }
                 }
+                total.iter_mut().zip(&squares[..]).for_each(|(total, sum)| *total += sum.f64());
+                total_sums.iter_mut().zip(&sums[..]).for_each(|(total, sum)| *total += sum.f64());
             }
-            let distance: Vec<T> = sums[..c].iter().map(|&sum| sum / T::of(count)).collect();
-            let per_pixel = T::of(1.0 / count);
+            let distance: Vec<f64> = total_sums[..c].iter().map(|sum| sum / count).collect();
             let mut covariance = Vec::with_capacity(c * c);
             for i in 0..c {
-                let squares = squares[i * row..][..c].iter().zip(&distance);
-                covariance.extend(squares.map(|(&square, &d)| square * per_pixel - distance[i] * d));
-                covariance[i * c + i] = covariance[i * c + i].max(T::zero()); // rounding of a constant channel
+                let squares = total[i * row..][..c].iter().zip(&distance);
+                covariance.extend(squares.map(|(square, d)| square / count - distance[i] * d));
+                covariance[i * c + i] = at_least_zero(covariance[i * c + i]);
             }
-            let mean = distance.iter().zip(&pivot).map(|(d, pivot)| pivot.f64() + d.f64()).collect();
+            let mean = distance.iter().zip(&pivot).map(|(d, pivot)| pivot.f64() + d).collect();
             of_samples.push((b, Moments { count, mean, covariance }));
         }
         of_samples

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
 use crate::Real;
+use crate::kernels::tile::row_product;
 use crate::simd::Vector;
 
 /// diag(a) V, both panels of as many rows as `a` has elements.
@@ -54,11 +55,8 @@ impl RowProducts {
         for (i, sums) in self.0.iter_mut().enumerate() {
             // SAFETY: both panels hold whole vectors, and sixteen elements are at least one.
             unsafe {
-                let mut sum = V::splat(T::zero());
-                for at in (i * row..(i + 1) * row).step_by(V::LANES) {
-                    sum = V::load(a.as_ptr().add(at)).mul_add(V::load(b.as_ptr().add(at)), sum);
-                }
-                sum.store(lanes.as_mut_ptr());
+                let (a, b) = (a.as_ptr().add(i * row), b.as_ptr().add(i * row));
+                row_product::<T, V>(a, b, row).store(lanes.as_mut_ptr());
             }
             for j in 0..16 {
                 sums[j] += lanes[j].f64();

@@ -4,6 +4,7 @@ use super::{Layer, Sizes, to_f64};
 use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::gemm::{Accumulate, Mat, MatMut, gemm};
+use crate::kernels::moments::at_least_zero;
 use crate::{Real, Result, Tensor};
 
 /// The small matrices. Panels are rows of whole vectors.
@@ -61,7 +62,7 @@ impl Scale {
             MatMut::row_major(&mut wc, rows, c),
         );
         let mean = w.chunks_exact(c).map(|w| inner(w, mu)).collect();
-        let var = w.chunks_exact(c).zip(wc.chunks_exact(c)).map(|(w, wc)| inner(w, wc).max(0.0)).collect();
+        let var = w.chunks_exact(c).zip(wc.chunks_exact(c)).map(|(w, wc)| at_least_zero(inner(w, wc))).collect();
         Scale::new(layer, mean, var, wc)
     }
 

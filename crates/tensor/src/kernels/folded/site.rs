@@ -42,7 +42,6 @@ impl<T: Real> PendingSite<T> {
     ) -> Result<Self> {
         let s = saved.s;
         let Sizes { samples, c, o, .. } = s;
-        let [n, _, h, w] = x.z.dims("folded", "x")?;
         let o_row = panel_row(o);
         let (mut maps, mut shifts) = (Tensor::any([samples, c, o_row]), Tensor::any([samples, o_row]));
         let common = &Common::of(site, saved);
@@ -52,8 +51,20 @@ impl<T: Real> PendingSite<T> {
         run_tasks(pieces.iter().cloned().zip(parts).collect(), samples * c * o * s.m, |(samples, (maps, shifts))| {
             dispatch(Maps { saved, common, samples, maps, shifts });
         });
+        PendingSite::of(x, moments, [maps, shifts], rectifier, s)
+    }
+
+    /// From M_bᵀ and f_b as panels.
+    pub(super) fn of(
+        x: &Pending<T>,
+        moments: &Tensor<T>,
+        [maps, shifts]: [Tensor<T>; 2],
+        rectifier: Rectifier,
+        s: Sizes,
+    ) -> Result<Self> {
+        let [n, _, h, w] = x.z.dims("folded", "x")?;
         let (x, moments) = (x.clone(), moments.clone());
-        Ok(PendingSite { x, moments, maps, shifts, rectifier, shape: [n, o, h, w].into(), s })
+        Ok(PendingSite { x, moments, maps, shifts, rectifier, shape: [n, s.o, h, w].into(), s })
     }
 
     /// `[N,Cout,H,W]`.
@@ -64,6 +75,11 @@ impl<T: Real> PendingSite<T> {
     /// The rectifier that is applied to the map as it is made.
     pub fn rectifier(&self) -> Rectifier {
         self.rectifier
+    }
+
+    /// What it is made of: the site's input, and its moments.
+    pub(super) fn input(&self) -> (&Pending<T>, &Tensor<T>) {
+        (&self.x, &self.moments)
     }
 
     /// Channels of the site's input.

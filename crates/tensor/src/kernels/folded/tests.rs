@@ -3,7 +3,7 @@ use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::conv::{
     Geometry, Options, Want, conv2d_pending, conv2d_pending_backward, conv2d_site, conv2d_site_backward, reads_site,
 };
-use crate::kernels::pending::{MaskedGrad, Norm, PendingGrad, Rectifier};
+use crate::kernels::pending::{MaskedGrad, Norm, Pending, PendingGrad, Rectifier};
 use crate::kernels::testing::{assert_close, assert_gradient, assert_same_bits, message};
 use crate::random::randn;
 
@@ -138,15 +138,14 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
             let moments = sample_moments(map, gated).unwrap();
             let folded = folded_forward(map, &moments, &site, a.as_ref(), Rectifier::Relu).unwrap();
             let dy = PendingGrad::plain(randn(*folded.y.shape(), 60));
-            let grads = folded_backward(map, &moments, &site, &folded, dy, None).unwrap();
+            let grads = folded_backward(&site, &folded, dy, None).unwrap();
             let dx = sample_moments_backward(map, &moments, &grads.moments, Some(&grads.map)).unwrap().dy;
             let (w, geo) = (randn([o, 1, 3, 3], 70), Geometry::default().groups(o).padding(1).stride(2));
             let (z, _) = conv2d_site(&folded.y, &w, &geo, Options::default()).unwrap();
             let dz = PendingGrad::plain(randn(*z.shape(), 80));
             let of_conv = conv2d_site_backward(&folded.y, &w, &dz, &geo, [true; 2]).unwrap();
             let (dy, correlations) = of_conv.dx.unwrap();
-            let through =
-                folded_backward(map, &moments, &site, &folded, PendingGrad::plain(dy.clone()), Some(correlations));
+            let through = folded_backward(&site, &folded, PendingGrad::plain(dy.clone()), Some(correlations));
             let through = through.unwrap();
             let of_layers = grads.layers.into_iter().chain(through.layers).flatten();
             [
@@ -208,7 +207,7 @@ fn a_site_made_where_it_is_read_is_the_same_site() {
                 assert_close(&what, &got.dw.unwrap(), &expected.dw.unwrap(), 1e-13);
                 let [own, by_pass] = [Some(correlations), None].map(|correlations| {
                     let dy = PendingGrad::plain(dy.clone());
-                    folded_backward(map, &moments, &site, &folded, dy, correlations).unwrap()
+                    folded_backward(&site, &folded, dy, correlations).unwrap()
                 });
                 assert_close(&what, &own.moments, &by_pass.moments, 1e-11);
                 assert_close(&what, &own.a, &by_pass.a, 1e-11);
@@ -223,6 +222,108 @@ fn a_site_made_where_it_is_read_is_the_same_site() {
             }
         }
     }
+}
+
+/// One convolution with its batch norm is a site whose branch gives nothing, (ft.9) and (ft.1) to (ft.8).
+#[test]
+fn a_single_convolution_is_a_site_without_a_branch() {
+    for (i, shape) in SHAPES.into_iter().enumerate() {
+        let [n, c, h, w] = shape;
+        let (o, rectifier) =
+            ([16, 20, 1, 33, 5, 17, 8][i], [Rectifier::Relu, Rectifier::Relu6, Rectifier::Identity][i % 3]);
+        let (bypass, first) = (values::<f64>(o, c, 20), values(1, c, 30));
+        let nothing = [Tensor::zeros([o, 1, 1, 1]), Tensor::ones([o]), Tensor::zeros([o])];
+        let site = Site { bypass: Some(layer(&bypass)), first: layer(&first), second: layer(&nothing) };
+        for map in &maps::<f64>(shape) {
+            let what = format!("{shape:?} -> {o}, {rectifier:?}, pending {}", !map.is_plain());
+            let moments = sample_moments(map, false).unwrap();
+            let single = single_forward(map, &moments, &layer(&bypass), rectifier).unwrap();
+            let folded = folded_forward(map, &moments, &site, None, rectifier).unwrap();
+            let (y, stats) = (single.y.make(), folded.stats[0].as_ref().unwrap());
+            assert_close(&what, &y, &folded.y.make(), 1e-12);
+            assert_close(&what, &single.stats.mean, &stats.mean, 1e-14);
+            assert_close(&what, &single.stats.var, &stats.var, 1e-14);
+            assert_eq!(single.stats.count, n * h * w, "{what}");
+
+            let dy = MaskedGrad::of(&Pending::rectified(&y, rectifier), randn(*y.shape(), 60)).unwrap().dy;
+            let plain = || PendingGrad::plain(dy.clone());
+            let got = single_backward(&layer(&bypass), &single, plain(), None).unwrap();
+            let expected = folded_backward(&site, &folded, plain(), None).unwrap();
+            assert_close(&what, &got.moments, &expected.moments, 1e-10);
+            let of_bypass = expected.layers[0].as_ref().unwrap();
+            assert_close(&what, &got.layer.weight, &of_bypass.weight, 1e-10);
+            assert_close(&what, &got.layer.gamma, &of_bypass.gamma, 1e-10);
+            assert_close(&what, &got.layer.beta, &of_bypass.beta, 1e-12);
+            let dx = |grad, left| sample_moments_backward(map, &moments, grad, Some(left)).unwrap().dy;
+            assert_close(&what, &dx(&got.moments, &got.map), &dx(&expected.moments, &expected.map), 1e-10);
+
+            // Read by a depthwise convolution, which gathers on the way.
+            let (w, geo) = (randn([o, 1, 3, 3], 70), Geometry::default().groups(o).padding(1));
+            let (z, _) = conv2d_site(&single.y, &w, &geo, Options::default()).unwrap();
+            let dz = PendingGrad::plain(randn(*z.shape(), 80));
+            let of_conv = conv2d_site_backward(&single.y, &w, &dz, &geo, [true; 2]).unwrap();
+            let (dy, correlations) = of_conv.dx.unwrap();
+            let [own, by_pass] = [Some(correlations), None].map(|correlations| {
+                let dy = PendingGrad::plain(dy.clone());
+                single_backward(&layer(&bypass), &single, dy, correlations).unwrap()
+            });
+            assert_close(&what, &own.moments, &by_pass.moments, 1e-10);
+            assert_close(&what, &own.layer.weight, &by_pass.layer.weight, 1e-10);
+        }
+    }
+}
+
+/// Where it is used a piece of the batch has thousands of pixels, which are summed up in f32.
+#[test]
+fn a_single_convolution_of_a_large_map_keeps_its_digits() {
+    let of = values::<f64>(48, 8, 20).map(|of| of.map(|v| f64::from(v as f32)));
+    let single = of.each_ref().map(|of| of.cast::<f32>());
+    let noise = randn::<f64>([128, 8, 32, 32], 1);
+    // Channels that differ by so much of their deviation; a variance loses that twice, and C has the digits of f32 in the end.
+    for (apart, tolerance) in [(1.0, 1e-5), (0.01, 5e-4)] {
+        let x = Tensor::from_fn([128, 8, 32, 32], |i| {
+            let [n, c, h, w] = [i[0], i[1], i[2], i[3]];
+            let common = if apart < 1.0 { noise.view()[[n, 0, w, h]] } else { 0.0 };
+            f64::from((3.0 + common + apart * noise.view()[[n, c, h, w]]) as f32)
+        });
+        let outputs = |x: Pending<f64>| {
+            let moments = sample_moments(&x, false).unwrap();
+            single_forward(&x, &moments, &layer(&of), Rectifier::Relu).unwrap()
+        };
+        let truth = outputs(Pending::plain(x.clone()));
+        let x = Pending::plain(x.cast::<f32>());
+        let moments = sample_moments(&x, false).unwrap();
+        let got = single_forward(&x, &moments, &layer(&single), Rectifier::Relu).unwrap();
+        assert_close("y", &got.y.make().cast(), &truth.y.make(), tolerance);
+        assert_close("variance", &got.stats.var.cast(), &truth.stats.var, tolerance);
+    }
+}
+
+#[test]
+fn a_nan_reaches_the_statistics() {
+    let mut x = randn::<f32>([2, 3, 4, 4], 1);
+    x.as_mut_slice()[4] = f32::NAN;
+    let x = Pending::plain(x);
+    let moments = sample_moments(&x, false).unwrap();
+    let stats = single_forward(&x, &moments, &layer(&values(5, 3, 3)), Rectifier::Relu).unwrap().stats;
+    assert!(stats.var.as_slice().iter().chain(stats.mean.as_slice()).all(|v| v.is_nan()));
+}
+
+#[test]
+fn a_single_convolution_that_does_not_fit_is_refused() {
+    let (map, of) = (Pending::plain(randn::<f64>([2, 3, 4, 4], 1)), values(5, 3, 3));
+    let moments = sample_moments(&map, false).unwrap();
+    let single = single_forward(&map, &moments, &layer(&of), Rectifier::Relu).unwrap();
+    let forward = |of: &Values<f64>, moments| message(single_forward(&map, moments, &layer(of), Rectifier::Relu));
+    assert!(forward(&values(5, 4, 3), &moments).contains('W'));
+    assert!(forward(&of, &sample_moments(&map, true).unwrap()).contains("moments"));
+    let dy = |shape: [usize; 4]| PendingGrad::plain(randn::<f64>(shape, 2));
+    let backward = |of: &Values<f64>, dy| message(single_backward(&layer(of), &single, dy, None));
+    assert!(backward(&of, dy([2, 4, 4, 4])).contains("dy"));
+    assert!(backward(&values(4, 3, 3), dy([2, 5, 4, 4])).contains('W'));
+    let one = Pending::plain(randn::<f64>([1, 3, 1, 1], 1));
+    let moments = sample_moments(&one, false).unwrap();
+    assert!(message(single_forward(&one, &moments, &layer(&of), Rectifier::Relu)).contains("no variance"));
 }
 
 #[test]
@@ -259,7 +360,7 @@ fn moments_of_another_map_are_refused() {
     let (made, other) = (folded_forward(&map, &of_batch, &site, None, Rectifier::Identity).unwrap(), values(3, 5, 6));
     let dy = PendingGrad::plain(randn([2, 4, 2, 2], 2));
     let another = Site { bypass: None, second: layer(&other), ..site };
-    let said = message(folded_backward(&map, &of_batch, &another, &made, dy, None).map(|_| ()));
+    let said = message(folded_backward(&another, &made, dy, None).map(|_| ()));
     assert!(said.contains("W_2"), "{said}");
     let nothing = Pending::plain(Tensor::<f64>::zeros([0, 3, 2, 2]));
     assert!(message(sample_moments(&nothing, true)).contains("no moments"));
