@@ -20,7 +20,8 @@
 //! ```
 //! Everything is centred, so that a large mean cancels no digits; sums over the batch and the scales are in f64. Without
 //! a gate nothing depends on the sample, and the whole batch counts as *one* sample of N·P positions: that is the only
-//! difference between MAConv and MDConv here. A convolution and its batch norm without a branch are (ft.9), in [`single`].
+//! difference between MAConv and MDConv here. A convolution and its batch norm without a branch are (ft.9), see
+//! [`single_forward`].
 
 mod backward;
 mod correlate;
