@@ -12,18 +12,19 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
+mod finish;
 mod grad;
 mod join;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use finish::{Finisher, Masking};
 pub(crate) use grad::{GradLoader, total};
 pub use grad::{MaskedGrad, NormGrads, PendingGrad, Through};
 pub use join::{gate, gate_backward, global_avg_pool, global_avg_pool_backward, sum};
 
 use super::ahead::Stretch;
 use super::batch_norm::BatchStats;
-use super::moments::Sums;
 use super::tile::{lanes, store_lanes};
 use crate::parallel::split;
 use crate::simd::{Kernel, Vector, dispatch};
@@ -136,12 +137,11 @@ impl<T: Real> Pending<T> {
     }
 
     pub(crate) fn loader(&self) -> Loader<'_, T> {
-        Loader {
-            data: self.z.as_slice(),
-            c: self.z.shape()[1],
-            norm: self.norm.as_ref().map(|n| [n.mean.as_slice(), n.scale.as_slice(), n.shift.as_slice()]),
-            rectifier: self.rectifier,
-        }
+        let c = self.z.shape()[1];
+        let norm = self.norm.as_ref().map(|n| [n.mean.as_slice(), n.scale.as_slice(), n.shift.as_slice()]);
+        // Kernels read whole vectors of them.
+        assert!(norm.iter().flatten().all(|vector| vector.len() == c), "a norm of {c} channels");
+        Loader { data: self.z.as_slice(), c, norm, rectifier: self.rectifier }
     }
 }
 
@@ -273,93 +273,6 @@ impl<'a, T: Real> Loader<'a, T> {
         }
     }
     // ANCHOR_END: load
-
-    /// Turns `d = da` for the pixels from `first` on into dŷ in place, and adds to the sums, (pend.2).
-    // ANCHOR: finish
-    #[inline(always)]
-    pub fn finish<V: Vector<T>>(&self, first: usize, d: &mut [T], sums: &mut Sums) {
-        // SAFETY: `d` is writable.
-        unsafe { self.finish_at::<V>(first, d.as_mut_ptr(), d.len(), sums) }
-    }
-
-    /// The sums alone, (pend.2), where no rectifier masks anything.
-    #[inline(always)]
-    pub fn sum_up<V: Vector<T>>(&self, first: usize, d: &[T], sums: &mut Sums) {
-        assert!(self.rectifier == Rectifier::Identity);
-        // SAFETY: without a rectifier nothing is written.
-        unsafe { self.finish_at::<V>(first, d.as_ptr().cast_mut(), d.len(), sums) }
-    }
-
-    /// # Safety
-    /// `len` elements behind `d` must be readable, and writable if there is a rectifier.
-    #[inline(always)]
-    unsafe fn finish_at<V: Vector<T>>(&self, first: usize, d: *mut T, len: usize, sums: &mut Sums) {
-        let (c, masks) = (self.c, self.rectifier != Rectifier::Identity);
-        if self.norm.is_none() && !masks {
-            return;
-        }
-        let data = &self.data[first * c..first * c + len];
-        for at in (0..c).step_by(V::LANES) {
-            let n = V::LANES.min(c - at);
-            // SAFETY: both hold the same rows of C elements, and `at + n ≤ C`; the caller's promise.
-            unsafe {
-                match (n == V::LANES, masks) {
-                    (true, true) => self.finish_lanes::<V, true, true>(data, d, at, n, sums),
-                    (true, false) => self.finish_lanes::<V, true, false>(data, d, at, n, sums),
-                    (false, true) => self.finish_lanes::<V, false, true>(data, d, at, n, sums),
-                    (false, false) => self.finish_lanes::<V, false, false>(data, d, at, n, sums),
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn finish_lanes<V: Vector<T>, const FULL: bool, const MASKS: bool>(
-        &self,
-        data: &[T],
-        d: *mut T,
-        at: usize,
-        n: usize,
-        sums: &mut Sums,
-    ) {
-        let c = self.c;
-        let pixels = data.len() / c;
-        // SAFETY: the caller has checked the extents.
-        unsafe {
-            let (z, d) = (data.as_ptr().add(at), d.add(at));
-            let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
-            let Some(norm) = self.norm else {
-                for i in 0..pixels {
-                    let y = lanes::<T, V, FULL>(z.add(i * c), n);
-                    let dy = lanes::<T, V, FULL>(d.add(i * c), n).keep_between(y, low, high);
-                    store_lanes::<T, V, FULL>(dy, d.add(i * c), n);
-                }
-                return;
-            };
-            let [mean, scale, shift] = norm.map(|v| lanes::<T, V, FULL>(v.as_ptr().add(at), n));
-            let zero = V::splat(T::zero());
-            // Two sums each: an addition need not wait for the one before it.
-            let (mut first, mut second) = ([zero; 2], [zero; 2]);
-            for pair in (0..pixels).step_by(2) {
-                for half in 0..2 {
-                    let i = pair + half;
-                    if i == pixels {
-                        break;
-                    }
-                    let centred = lanes::<T, V, FULL>(z.add(i * c), n).sub(mean);
-                    let mut dy = lanes::<T, V, FULL>(d.add(i * c), n);
-                    if MASKS {
-                        dy = dy.keep_between(centred.mul_add(scale, shift), low, high);
-                        store_lanes::<T, V, FULL>(dy, d.add(i * c), n);
-                    }
-                    first[half] = first[half].add(dy);
-                    second[half] = dy.mul_add(centred, second[half]);
-                }
-            }
-            sums.add_lanes(at, n, first[0].add(first[1]), second[0].add(second[1]));
-        }
-    }
-    // ANCHOR_END: finish
 }
 
 /// Some channels: where they start, how many are read and how many written.

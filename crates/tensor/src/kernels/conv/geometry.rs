@@ -178,6 +178,11 @@ impl Sizes {
         self.o * self.taps()
     }
 
+    /// Multiply-adds of (conv.1).
+    pub fn macs(&self) -> usize {
+        (self.n * self.oh * self.ow).saturating_mul(self.weights())
+    }
+
     /// Rows of the input as a patch reaches over them.
     pub fn reach(&self) -> usize {
         (self.kh - 1) * self.geo.dilation[0] + 1

@@ -96,12 +96,6 @@ impl Plan {
         Plan { s, path: Path::of(&s) }
     }
 
-    /// Multiply-adds of (conv.1).
-    fn work(&self) -> usize {
-        let s = &self.s;
-        (s.n * s.oh * s.ow).saturating_mul(s.weights())
-    }
-
     /// A set of kernels as the forward pass reads them. Its memory is used again: sets follow each other sample by sample.
     fn forward_panel<'a, T: Real>(&self, w: &[T], memory: &'a mut Aligned<T>) -> &'a [T] {
         let s = &self.s;
@@ -153,7 +147,7 @@ impl Plan {
         let tasks = rows.iter().cloned().zip(parts).collect();
         let moments: Vec<Moments> = if self.path == Path::Columns {
             let x = x.make();
-            run_tasks(tasks, self.work(), |(rows, y)| {
+            run_tasks(tasks, s.macs(), |(rows, y)| {
                 columns::forward(s, x.as_slice(), w, b, rows, y);
                 dispatch(Finish { c: s.o, y, rectifier, with_moments }).finish()
             })
@@ -163,7 +157,7 @@ impl Plan {
             let row = panel_row(s.o);
             let biases = b.map(|b| panel(b, s.o));
             let x = &x.loader();
-            let moments = run_tasks(tasks, self.work(), |(rows, y)| {
+            let moments = run_tasks(tasks, s.macs(), |(rows, y)| {
                 let (first, mut memory) = (rows.start, Aligned::default());
                 let of_sample = |(n, rows): (usize, Range<usize>)| {
                     // A sample's own kernels are packed when it is their turn, and stay in the cache.
@@ -256,7 +250,7 @@ impl Plan {
         let (loader, gradient) = (&x.loader(), &dy.loader());
         let tasks = images.into_iter().zip(dxs).zip(own.into_iter().zip(of_tasks)).collect();
         let sums =
-            run_tasks(tasks, self.work(), |((images, mut dx), (mut own, set)): ((Range<usize>, _), (_, &mut [T]))| {
+            run_tasks(tasks, s.macs(), |((images, mut dx), (mut own, set)): ((Range<usize>, _), (_, &mut [T]))| {
                 let (first, pixels, mut memory) = (images.start, s.h * s.w * s.c, Aligned::default());
                 let of_sample = |(n, images): (usize, Range<usize>)| {
                     let w = match shared {

@@ -45,7 +45,8 @@ pub(super) fn slots(height: usize) -> usize {
 /// The last rows that were asked for. Rows are counted over the whole batch.
 pub(super) struct Window<T, R> {
     pub source: R,
-    pixels: usize,
+    /// Pixels of a row.
+    pub pixels: usize,
     left: usize,
     row_len: usize,
     memory: Aligned<T>,
@@ -83,7 +84,7 @@ impl<T: Real, R: Rows<T>> Window<T, R> {
 
     /// The same without its zeros, its place, and the source.
     #[inline(always)]
-    pub fn pixels<V: Vector<T>>(&mut self, row: usize) -> (&[T], usize, &mut R) {
+    pub fn made<V: Vector<T>>(&mut self, row: usize) -> (&[T], usize, &mut R) {
         self.row::<V>(row);
         let slot = row & (self.held.len() - 1);
         let len = self.pixels * self.source.channels();

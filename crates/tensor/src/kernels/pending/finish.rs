@@ -1,0 +1,161 @@
+//! What the consumer of a pending map sends back, (pend.2), a vector of channels at a time.
+
+#![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
+
+use super::{Loader, Rectifier};
+use crate::Real;
+use crate::kernels::moments::Sums;
+use crate::kernels::tile::{lanes, store_lanes};
+use crate::simd::Vector;
+
+/// Some pixels of a map whose gradient is to be masked.
+pub(crate) struct Masking<'a, T> {
+    /// What lies in memory, C elements a pixel.
+    pub z: &'a [T],
+    /// mean, scale and shift of the norm.
+    pub norm: Option<[&'a [T]; 3]>,
+    pub rectifier: Rectifier,
+}
+
+/// (pend.2) for some channels, pixel after pixel, with a norm or without one: what it needs and what it sums up are in registers.
+// ANCHOR: finisher
+pub(crate) struct Finisher<V, const NORM: bool> {
+    /// mean, scale and shift.
+    norm: [V; 3],
+    /// Where the rectifier is not flat, if it is anywhere.
+    between: [V; 2],
+    masks: bool,
+    /// Two sums each: an addition need not wait for the one before it.
+    first: [V; 2],
+    second: [V; 2],
+}
+
+impl<V: Copy, const NORM: bool> Finisher<V, NORM> {
+    /// For the channels `at .. at + n`.
+    ///
+    /// # Safety
+    /// `at + n ≤ C`, the length of the norm's vectors, and n is a whole vector if `FULL`.
+    #[inline(always)]
+    pub unsafe fn new<T: Real, const FULL: bool>(of: &Masking<'_, T>, at: usize, n: usize) -> Self
+    where
+        V: Vector<T>,
+    {
+        let zero = V::splat(T::zero());
+        // SAFETY: the caller's promise.
+        let norm = of.norm.map(|norm| norm.map(|v| unsafe { lanes::<T, V, FULL>(v.as_ptr().add(at), n) }));
+        Finisher {
+            norm: norm.unwrap_or([zero; 3]),
+            between: of.rectifier.bounds::<T>().map(V::splat),
+            masks: of.rectifier != Rectifier::Identity,
+            first: [zero; 2],
+            second: [zero; 2],
+        }
+    }
+
+    /// `da` of a pixel, masked and taken into sum 0 or 1.
+    #[inline(always)]
+    pub fn pixel<T: Real>(&mut self, z: V, da: V, sum: usize) -> V
+    where
+        V: Vector<T>,
+    {
+        let [mean, scale, shift] = self.norm;
+        let centred = if NORM { z.sub(mean) } else { z };
+        let y = if NORM { centred.mul_add(scale, shift) } else { z };
+        let [low, high] = self.between;
+        let dy = if self.masks { da.keep_between(y, low, high) } else { da };
+        self.first[sum] = self.first[sum].add(dy);
+        if NORM {
+            self.second[sum] = dy.mul_add(centred, self.second[sum]);
+        }
+        dy
+    }
+
+    /// Σ dŷ and Σ dŷ·(z − mean), the second one zero without a norm.
+    #[inline(always)]
+    pub fn sums<T: Real>(&self) -> [V; 2]
+    where
+        V: Vector<T>,
+    {
+        [self.first, self.second].map(|[a, b]| a.add(b))
+    }
+}
+// ANCHOR_END: finisher
+
+impl<T: Real> Loader<'_, T> {
+    /// What masks the gradient of the pixels from `first` on.
+    #[inline(always)]
+    pub fn masking(&self, first: usize, pixels: usize) -> Masking<'_, T> {
+        Masking { z: &self.data[first * self.c..(first + pixels) * self.c], norm: self.norm, rectifier: self.rectifier }
+    }
+
+    /// Turns `d = da` for the pixels from `first` on into dŷ in place, and adds to the sums, (pend.2).
+    #[inline(always)]
+    pub fn finish<V: Vector<T>>(&self, first: usize, d: &mut [T], sums: &mut Sums) {
+        // SAFETY: `d` is writable.
+        unsafe { self.finish_at::<V>(first, d.as_mut_ptr(), d.len(), sums) }
+    }
+
+    /// The sums alone, (pend.2), where no rectifier masks anything.
+    #[inline(always)]
+    pub fn sum_up<V: Vector<T>>(&self, first: usize, d: &[T], sums: &mut Sums) {
+        assert!(self.rectifier == Rectifier::Identity);
+        // SAFETY: without a rectifier nothing is written.
+        unsafe { self.finish_at::<V>(first, d.as_ptr().cast_mut(), d.len(), sums) }
+    }
+
+    /// # Safety
+    /// `len` elements behind `d` must be readable, and writable if there is a rectifier.
+    #[inline(always)]
+    unsafe fn finish_at<V: Vector<T>>(&self, first: usize, d: *mut T, len: usize, sums: &mut Sums) {
+        let c = self.c;
+        if self.norm.is_none() && self.rectifier == Rectifier::Identity {
+            return;
+        }
+        let masking = self.masking(first, len / c);
+        for at in (0..c).step_by(V::LANES) {
+            let n = V::LANES.min(c - at);
+            // SAFETY: both hold the same rows of C elements, and `at + n ≤ C`; the caller's promise.
+            unsafe {
+                match (n == V::LANES, self.norm.is_some()) {
+                    (true, true) => finish_lanes::<T, V, true, true>(&masking, c, d, at, n, sums),
+                    (true, false) => finish_lanes::<T, V, true, false>(&masking, c, d, at, n, sums),
+                    (false, true) => finish_lanes::<T, V, false, true>(&masking, c, d, at, n, sums),
+                    (false, false) => finish_lanes::<T, V, false, false>(&masking, c, d, at, n, sums),
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn finish_lanes<T: Real, V: Vector<T>, const FULL: bool, const NORM: bool>(
+    of: &Masking<'_, T>,
+    c: usize,
+    d: *mut T,
+    at: usize,
+    n: usize,
+    sums: &mut Sums,
+) {
+    let pixels = of.z.len() / c;
+    // SAFETY: the caller has checked the extents.
+    unsafe {
+        let mut finisher = Finisher::<V, NORM>::new::<T, FULL>(of, at, n);
+        let (mut z, mut d) = (of.z.as_ptr().add(at), d.add(at));
+        for pair in (0..pixels).step_by(2) {
+            for sum in 0..2 {
+                if pair + sum == pixels {
+                    break;
+                }
+                let dy = finisher.pixel(lanes::<T, V, FULL>(z, n), lanes::<T, V, FULL>(d, n), sum);
+                if finisher.masks {
+                    store_lanes::<T, V, FULL>(dy, d, n);
+                }
+                (z, d) = (z.wrapping_add(c), d.wrapping_add(c));
+            }
+        }
+        if NORM {
+            let [first, second] = finisher.sums();
+            sums.add_lanes(at, n, first, second);
+        }
+    }
+}
