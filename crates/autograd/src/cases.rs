@@ -205,6 +205,26 @@ fn normalisations() -> Vec<Case> {
                 Rectifier::Identity,
             )
         }),
+        pending("summed, read by a depthwise convolution", Rectifier::Identity, [2, 3, 27], |y, w| {
+            let (w, geo) = (w.reshape([3, 1, 3, 3])?, Geometry::default().padding(1).groups(3));
+            let z = y.conv2d(&w, None, &geo)?;
+            Var::sum_maps(&[y, &z, y], Rectifier::Relu)?.conv2d(&w, None, &geo.stride(2))
+        }),
+        pending("summed, read by two", Rectifier::Identity, [2, 2, 18], |y, w| {
+            let (w, geo) = (w.reshape([2, 1, 3, 3])?, Geometry::default().padding(1).groups(2));
+            let sum = Var::sum_maps(&[&y.conv2d(&w, None, &geo)?, y], Rectifier::Relu6)?;
+            sum.conv2d(&w, None, &geo)?.add(&sum.conv2d(&w, None, &geo)?)
+        }),
+        pending("summed, read as it is and made", Rectifier::Identity, [2, 4, 36], |y, w| {
+            let (w, geo) = (w.reshape([4, 1, 3, 3])?, Geometry::default().padding(1).groups(4));
+            let sum = Var::sum_maps(&[y, y], Rectifier::Relu)?;
+            sum.conv2d(&w, None, &geo)?.add(&sum.mul(&sum)?)
+        }),
+        pending("summed behind rectifiers, read by a depthwise convolution", Rectifier::Relu, [2, 3, 27], |y, w| {
+            let (w, geo) = (w.reshape([3, 1, 3, 3])?, Geometry::default().padding(1).groups(3));
+            let z = y.conv2d(&w, None, &geo)?;
+            Var::sum_maps(&[y, &z], Rectifier::Relu)?.conv2d(&w, None, &geo)
+        }),
         pending("a mean, and a gate from it", Rectifier::Relu, [2, 4, 16], |y, w| {
             y.gate(&y.global_avg_pool()?.linear(&w.reshape([4, 4])?, None)?.sigmoid())
         }),

@@ -1,10 +1,11 @@
 //! The gradient of one value on the tape while the sweep is under way.
 
+use gatefold_tensor::kernels::broadcast::add_to;
 use gatefold_tensor::kernels::folded::Correlations;
-use gatefold_tensor::kernels::pending::{MaskedGrad, Pending, PendingGrad, Rectifier};
+use gatefold_tensor::kernels::pending::{GradSums, MaskedGrad, Pending, PendingGrad, Rectifier};
 use gatefold_tensor::{Error, Real, Result, Tensor};
 
-use crate::var::SiteValue;
+use crate::var::{SiteValue, SumValue};
 
 /// A gradient, as far as its contributions have come in: made, or [pending](gatefold_tensor::kernels::pending).
 pub struct Gradient<T: Real> {
@@ -14,8 +15,15 @@ pub struct Gradient<T: Real> {
     masked: Option<MaskedGrad<T>>,
     /// From a batch norm: still to be scaled and shifted, (pend.3).
     through: Option<PendingGrad<T>>,
-    /// What the only consumer of a folded site's output has gathered for the site.
-    correlations: Option<Correlations<T>>,
+    /// What the only consumer of a map that was never made has gathered for its maker.
+    gathered: Option<Gathered<T>>,
+}
+
+enum Gathered<T: Real> {
+    /// For a folded site.
+    Correlations(Correlations<T>),
+    /// For each of the maps that meet.
+    Sums(Vec<GradSums>),
 }
 
 impl<T: Real> Gradient<T> {
@@ -30,7 +38,7 @@ impl<T: Real> Gradient<T> {
     }
 
     fn nothing() -> Self {
-        Gradient { plain: None, masked: None, through: None, correlations: None }
+        Gradient { plain: None, masked: None, through: None, gathered: None }
     }
 
     /// From a consumer of `map`, which has nothing to mask where nothing is pending.
@@ -43,17 +51,25 @@ impl<T: Real> Gradient<T> {
 
     /// From a consumer of a folded site's output, behind the site's rectifier.
     pub(crate) fn of_site(dy: Tensor<T>, rectifier: Rectifier, correlations: Correlations<T>) -> Self {
-        let gradient = if rectifier == Rectifier::Identity {
+        Gradient { gathered: Some(Gathered::Correlations(correlations)), ..Self::behind(rectifier, dy) }
+    }
+
+    /// From the consumer of maps that meet, behind their rectifier, with the sums of each.
+    pub(crate) fn of_sum(dy: Tensor<T>, rectifier: Rectifier, sums: Vec<GradSums>) -> Self {
+        Gradient { gathered: Some(Gathered::Sums(sums)), ..Self::behind(rectifier, dy) }
+    }
+
+    fn behind(rectifier: Rectifier, dy: Tensor<T>) -> Self {
+        if rectifier == Rectifier::Identity {
             Gradient::plain(dy)
         } else {
             Gradient { masked: Some(MaskedGrad { dy, sums: Default::default() }), ..Self::nothing() }
-        };
-        Gradient { correlations: Some(correlations), ..gradient }
+        }
     }
 
     /// Adds another contribution.
     pub(crate) fn add(&mut self, other: Gradient<T>) -> Result<()> {
-        self.correlations = None; // of one contribution, not of their sum
+        self.gathered = None; // of one contribution, not of their sum
         match (&mut self.masked, other.masked) {
             (Some(sum), Some(masked)) => sum.add(&masked)?,
             (empty @ None, masked) => *empty = masked,
@@ -68,7 +84,7 @@ impl<T: Real> Gradient<T> {
 
     fn add_plain(&mut self, gradient: Tensor<T>) -> Result<()> {
         match &mut self.plain {
-            Some(sum) => sum.zip_apply(&gradient, |a, b| *a += b),
+            Some(sum) => add_to(sum, &gradient),
             empty => {
                 *empty = Some(gradient);
                 Ok(())
@@ -124,12 +140,32 @@ impl<T: Real> Gradient<T> {
     /// # Errors
     /// As [`into_masked`](Self::into_masked).
     pub(crate) fn into_site(mut self, site: &SiteValue<T>) -> Result<(PendingGrad<T>, Option<Correlations<T>>)> {
-        let correlations = self.correlations.take();
+        let correlations = match self.gathered.take() {
+            Some(Gathered::Correlations(correlations)) => Some(correlations),
+            _ => None,
+        };
         let dy = match self {
             Gradient { plain: None, through: None, masked: Some(masked), .. } => PendingGrad::plain(masked.dy),
             rest if site.rectifier() == Rectifier::Identity => rest.into_pending()?,
             rest => PendingGrad::plain(rest.into_masked(&site.pending())?.dy),
         };
         Ok((dy, correlations))
+    }
+
+    /// For the maps that met in `sum`: behind its rectifier, and their sums, if the consumer has gathered them.
+    ///
+    /// # Errors
+    /// As [`into_masked`](Self::into_masked).
+    pub(crate) fn into_sum(mut self, sum: &SumValue<T>) -> Result<(Tensor<T>, Option<Vec<GradSums>>)> {
+        let sums = match self.gathered.take() {
+            Some(Gathered::Sums(sums)) => Some(sums),
+            _ => None,
+        };
+        let dy = match self {
+            Gradient { plain: None, through: None, masked: Some(masked), .. } => masked.dy,
+            rest if sum.source().rectifier() == Rectifier::Identity => rest.into_plain()?,
+            rest => rest.into_masked(&sum.pending())?.dy,
+        };
+        Ok((dy, sums))
     }
 }

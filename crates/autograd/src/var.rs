@@ -1,18 +1,18 @@
 //! A value that may be on a tape.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use gatefold_tensor::kernels::folded::PendingSite;
-use gatefold_tensor::kernels::pending::{Pending, Rectifier};
+use gatefold_tensor::kernels::pending::{Pending, PendingSum, Rectifier};
 use gatefold_tensor::{Error, Real, Result, Shape, Tensor};
 
 use crate::{Gradients, Tape};
 
 /// A tensor in a computation. A `Var` without a tape records nothing: inference keeps nothing alive.
 ///
-/// The tensor may be [pending](gatefold_tensor::kernels::pending): the output of a batch norm or of a folded site is not
-/// written down as long as all who ask for it can make it while they load. [`value`](Self::value) makes it, once.
+/// The tensor may be [pending](gatefold_tensor::kernels::pending): the output of a batch norm, of a folded site or of branches
+/// that meet is not written down as long as all who ask for it can make it while they load. [`value`](Self::value) makes it, once.
 #[derive(Clone)]
 pub struct Var<T: Real> {
     value: Value<T>,
@@ -25,13 +25,24 @@ pub(crate) enum Value<T: Real> {
     Made(Tensor<T>),
     Pending(Lazy<Pending<T>, T>),
     Site(SiteValue<T>),
+    Sum(SumValue<T>),
 }
 
 /// What is pending, and the map itself once somebody has asked for it.
-pub(crate) struct Lazy<P, T: Real>(Rc<(P, OnceCell<Tensor<T>>)>);
+pub(crate) struct Lazy<P, T: Real>(Rc<Held<P, T>>);
+
+struct Held<P, T: Real> {
+    source: P,
+    made: OnceCell<Tensor<T>>,
+    /// Whether a convolution has read it without its being made.
+    read: Cell<bool>,
+}
 
 /// What a folded site gives.
 pub(crate) type SiteValue<T> = Lazy<PendingSite<T>, T>;
+
+/// What maps that meet give.
+pub(crate) type SumValue<T> = Lazy<PendingSum<T>, T>;
 
 impl<P, T: Real> Clone for Lazy<P, T> {
     fn clone(&self) -> Self {
@@ -41,19 +52,19 @@ impl<P, T: Real> Clone for Lazy<P, T> {
 
 impl<P, T: Real> Lazy<P, T> {
     pub fn new(pending: P) -> Self {
-        Lazy(Rc::new((pending, OnceCell::new())))
+        Lazy(Rc::new(Held { source: pending, made: OnceCell::new(), read: Cell::new(false) }))
     }
 
-    fn source(&self) -> &P {
-        &self.0.0
+    pub fn source(&self) -> &P {
+        &self.0.source
     }
 
     fn is_made(&self) -> bool {
-        self.0.1.get().is_some()
+        self.0.made.get().is_some()
     }
 
     fn value(&self, make: impl FnOnce(&P) -> Tensor<T>) -> &Tensor<T> {
-        self.0.1.get_or_init(|| make(&self.0.0))
+        self.0.made.get_or_init(|| make(&self.0.source))
     }
 }
 
@@ -68,6 +79,13 @@ impl<T: Real> SiteValue<T> {
     }
 }
 
+impl<T: Real> SumValue<T> {
+    /// For all who read a map in memory.
+    pub fn pending(&self) -> Pending<T> {
+        Pending::rectified(self.value(PendingSum::make), self.source().rectifier())
+    }
+}
+
 impl<T: Real> Value<T> {
     /// The logical shape.
     pub fn shape(&self) -> &Shape {
@@ -75,6 +93,7 @@ impl<T: Real> Value<T> {
             Value::Made(value) => value.shape(),
             Value::Pending(pending) => pending.source().z.shape(),
             Value::Site(site) => site.source().shape(),
+            Value::Sum(sum) => sum.source().shape(),
         }
     }
 }
@@ -105,6 +124,7 @@ impl<T: Real> Var<T> {
             Value::Made(value) => value,
             Value::Pending(pending) => pending.value(Pending::make),
             Value::Site(site) => site.value(PendingSite::make),
+            Value::Sum(sum) => sum.value(PendingSum::make),
         }
     }
 
@@ -114,6 +134,7 @@ impl<T: Real> Var<T> {
             Value::Made(value) => Pending::plain(value.clone()),
             Value::Pending(pending) => pending.source().clone(),
             Value::Site(site) => site.pending(),
+            Value::Sum(sum) => sum.pending(),
         }
     }
 
@@ -122,6 +143,21 @@ impl<T: Real> Var<T> {
         match &self.value {
             Value::Site(site) if !site.is_made() => Some(site.source()),
             _ => None,
+        }
+    }
+
+    /// The same of maps that meet, for the first who reads them: a second one would make every row once more.
+    pub(crate) fn unmade_sum(&self) -> Option<&PendingSum<T>> {
+        match &self.value {
+            Value::Sum(sum) if !sum.is_made() && !sum.0.read.get() => Some(sum.source()),
+            _ => None,
+        }
+    }
+
+    /// Tells all others that [`unmade_sum`](Self::unmade_sum) has been read.
+    pub(crate) fn is_read(&self) {
+        if let Value::Sum(sum) = &self.value {
+            sum.0.read.set(true);
         }
     }
 

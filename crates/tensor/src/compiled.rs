@@ -8,9 +8,11 @@ use std::hint::black_box;
 
 use crate::Real;
 use crate::kernels::blocks::gemm_parallel;
-use crate::kernels::conv::{conv2d_pending, conv2d_pending_backward, conv2d_site, conv2d_site_backward};
+use crate::kernels::conv::{
+    conv2d_pending, conv2d_pending_backward, conv2d_site, conv2d_site_backward, conv2d_sum, conv2d_sum_backward,
+};
 use crate::kernels::folded::{PendingSite, folded_backward, folded_forward, sample_moments, sample_moments_backward};
-use crate::kernels::pending::{self, MaskedGrad, Pending, PendingGrad};
+use crate::kernels::pending::{self, MaskedGrad, Pending, PendingGrad, PendingSum};
 use crate::kernels::transpose::transpose;
 use crate::plan::Plan;
 
@@ -26,7 +28,9 @@ fn reach<T: Real>() {
         PendingSite::<T>::make as *const (),
         conv2d_site::<T> as *const (),
         conv2d_site_backward::<T> as *const (),
-        pending::sum::<T> as *const (),
+        PendingSum::<T>::make as *const (),
+        conv2d_sum::<T> as *const (),
+        conv2d_sum_backward::<T> as *const (),
         pending::gate::<T> as *const (),
         pending::gate_backward::<T> as *const (),
         pending::global_avg_pool::<T> as *const (),

@@ -2,7 +2,7 @@
 
 use gatefold_tensor::kernels::conv::{self, Geometry, Options, PendingConvGrads, Want};
 use gatefold_tensor::kernels::folded::PendingSite;
-use gatefold_tensor::kernels::pending::{Pending, PendingGrad, Rectifier};
+use gatefold_tensor::kernels::pending::{Pending, PendingGrad, PendingSum, Rectifier};
 use gatefold_tensor::{Real, Result, Tensor};
 
 use crate::var::Value;
@@ -72,6 +72,33 @@ impl<T: Real> Op<T> for SiteConv2d<T> {
     }
 }
 
+/// A depthwise convolution of maps that meet, whose sum is made where it is read.
+struct SumConv2d<T: Real> {
+    x: PendingSum<T>,
+    w: Tensor<T>,
+    geo: Geometry,
+}
+
+impl<T: Real> Op<T> for SumConv2d<T> {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        self.backward_pending(Gradient::plain(dy), dx)
+    }
+
+    fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
+        let SumConv2d { x, w, geo } = *self;
+        let want = [dx.wants(0), dx.wants(1)];
+        let grads = conv::conv2d_sum_backward(&x, &w, &dy.into_pending()?, &geo, want)?;
+        if let Some((of_x, sums)) = grads.dx {
+            dx.add_gradient(0, Gradient::of_sum(of_x, x.rectifier(), sums))?;
+        }
+        dx.add_all([None, grads.dw])
+    }
+}
+
 impl<T: Real> Var<T> {
     /// `y = w * x + b`, (conv.1).
     ///
@@ -136,12 +163,16 @@ impl<T: Real> Var<T> {
         per_sample: bool,
         options: Options,
     ) -> Result<(Var<T>, Option<BatchNormStats<T>>)> {
-        if let (Some(x), None, false) = (self.unmade_site(), b, per_sample)
-            && options.rectifier == Rectifier::Identity
-            && conv::reads_site(x, w.value(), geo)
-        {
+        let plain = b.is_none() && !per_sample && options.rectifier == Rectifier::Identity;
+        if let Some(x) = self.unmade_site().filter(|x| plain && conv::reads_site(x, w.value(), geo)) {
             let (y, stats) = conv::conv2d_site(x, w.value(), geo, options)?;
             let op = || SiteConv2d { x: x.clone(), w: w.value().clone(), geo: *geo };
+            return Ok((Tape::record_pending(Value::Made(y), &[Some(self), Some(w)], op), stats));
+        }
+        if let Some(x) = self.unmade_sum().filter(|x| plain && conv::reads_sum(x, w.value(), geo)) {
+            self.is_read();
+            let (y, stats) = conv::conv2d_sum(x, w.value(), geo, options)?;
+            let op = || SumConv2d { x: x.clone(), w: w.value().clone(), geo: *geo };
             return Ok((Tape::record_pending(Value::Made(y), &[Some(self), Some(w)], op), stats));
         }
         let x = self.pending();

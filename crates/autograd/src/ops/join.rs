@@ -1,16 +1,15 @@
 //! Ops that read [pending](gatefold_tensor::kernels::pending) maps: where branches meet, where a gate weighs channels, and
 //! the mean of a map.
 
-use gatefold_tensor::kernels::pending::{self, MaskedGrad, Pending, Rectifier};
+use gatefold_tensor::kernels::pending::{self, MaskedGrad, Pending, PendingSum, Rectifier};
 use gatefold_tensor::{Real, Result, Tensor};
 
-use crate::var::Value;
+use crate::var::{SumValue, Value};
 use crate::{Gradient, Op, Sink, Tape, Var};
 
 /// y = act(Σ a_k), (pend.4);  every map gets dŷ, the gradient behind the rectifier.
 struct SumMaps<T: Real> {
-    maps: Vec<Pending<T>>,
-    y: Pending<T>,
+    y: SumValue<T>,
 }
 
 impl<T: Real> Op<T> for SumMaps<T> {
@@ -23,9 +22,16 @@ impl<T: Real> Op<T> for SumMaps<T> {
     }
 
     fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
-        let dy = if self.y.is_plain() { dy.into_plain()? } else { dy.into_masked(&self.y)?.dy };
-        for (i, map) in self.maps.iter().enumerate().filter(|(i, _)| dx.wants(*i)).collect::<Vec<_>>() {
-            dx.add_masked(i, map, MaskedGrad::of(map, dy.clone())?)?;
+        let (dy, mut sums) = dy.into_sum(&self.y)?;
+        for (i, map) in self.y.source().maps().iter().enumerate() {
+            if !dx.wants(i) {
+                continue;
+            }
+            let of_map = match &mut sums {
+                Some(sums) => MaskedGrad { dy: dy.clone(), sums: std::mem::take(&mut sums[i]) },
+                None => MaskedGrad::of(map, dy.clone())?,
+            };
+            dx.add_masked(i, map, of_map)?;
         }
         Ok(())
     }
@@ -65,19 +71,23 @@ impl<T: Real> Op<T> for GlobalAvgPool<T> {
 }
 
 impl<T: Real> Var<T> {
-    /// act(Σ a_k), (pend.4): where the branches of a site or a block meet.
+    /// act(Σ a_k), (pend.4): where the branches of a site or a block meet. On a tape, and with a rectifier, it is left pending: a
+    /// depthwise convolution behind it makes what it reads.
     ///
     /// # Shapes
     /// Maps of one shape `[N,C,H,W]` → the same.
     /// # Errors
-    /// As [`pending::sum`].
+    /// As [`PendingSum::new`].
     pub fn sum_maps(maps: &[&Var<T>], rectifier: Rectifier) -> Result<Var<T>> {
-        let pending: Vec<Pending<T>> = maps.iter().map(|map| map.pending()).collect();
-        let y = pending::sum(&pending, rectifier)?;
-        let map = Pending::rectified(&y, rectifier);
-        let value = if map.is_plain() { Value::Made(y) } else { Value::from(map.clone()) };
+        let sum = PendingSum::new(maps.iter().map(|map| map.pending()).collect(), rectifier)?;
+        let y = SumValue::new(sum);
+        let value = match rectifier {
+            Rectifier::Identity => Value::Made(y.pending().z),
+            _ if maps.iter().any(|map| map.is_recorded()) => Value::Sum(y.clone()),
+            _ => Value::from(y.pending()), // pending, it would keep the maps alive
+        };
         let inputs: Vec<_> = maps.iter().map(|&map| Some(map)).collect();
-        Ok(Tape::record_pending(value, &inputs, || SumMaps { maps: pending, y: map }))
+        Ok(Tape::record_pending(value, &inputs, || SumMaps { y }))
     }
 
     /// g ⊙ a, (pend.5): each channel of a map times its gate.

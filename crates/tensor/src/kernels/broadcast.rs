@@ -11,8 +11,22 @@
 
 use super::reduce;
 use super::rows::for_each_chunk;
+use crate::parallel::split;
 use crate::shape::MAX_RANK;
 use crate::{Error, Real, Result, Shape, Tensor};
+
+/// `sum += x` for two tensors of one shape, in place.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ.
+pub fn add_to<T: Real>(sum: &mut Tensor<T>, x: &Tensor<T>) -> Result<()> {
+    if sum.shape() != x.shape() {
+        return Err(Error::shape("add_to", "x", format!("{:?}", sum.shape()), x.shape()));
+    }
+    let (len, x) = (x.len(), x.as_slice());
+    split(sum.as_mut_slice(), len, 1, |range, sum| sum.iter_mut().zip(&x[range]).for_each(|(sum, &x)| *sum += x));
+    Ok(())
+}
 
 /// a + b, (broadcast.1).
 ///
@@ -278,5 +292,18 @@ mod tests {
         assert!(message(sum_to(&a, &[2])).contains("[2]"));
         assert!(message(expand(&a, &[3])).contains("expand"));
         assert!(message(expand(&a, &[1, 1, 1, 1, 1, 2, 3])).contains("at most 6"));
+    }
+
+    #[test]
+    fn a_tensor_is_added_in_place() {
+        for shape in [&[][..], &[5], &[2, 3, 4, 5], &[19, 24, 33, 71], &[0, 3]] {
+            let (a, b) = (randn::<f32>(shape, 1), randn(shape, 2));
+            let (mut sum, kept) = (a.clone(), a.clone());
+            add_to(&mut sum, &b).unwrap();
+            assert_eq!(sum.as_slice(), add(&a, &b).unwrap().as_slice(), "{shape:?}");
+            assert_eq!(kept.as_slice(), a.as_slice(), "{shape:?}: memory that is shared was written");
+        }
+        let error = message(add_to(&mut randn::<f32>([2, 3], 1), &randn([3], 2)));
+        assert_eq!(error, "add_to: `x` has shape [3], expected [2, 3]");
     }
 }

@@ -15,13 +15,16 @@
 mod finish;
 mod grad;
 mod join;
+mod sum;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use finish::{Finisher, Masking};
 pub(crate) use grad::{GradLoader, total};
-pub use grad::{MaskedGrad, NormGrads, PendingGrad, Through};
-pub use join::{gate, gate_backward, global_avg_pool, global_avg_pool_backward, sum};
+pub use grad::{GradSums, MaskedGrad, NormGrads, PendingGrad, Through};
+pub use join::{gate, gate_backward, global_avg_pool, global_avg_pool_backward};
+pub use sum::PendingSum;
+pub(crate) use sum::SumRows;
 
 use super::ahead::Stretch;
 use super::batch_norm::BatchStats;

@@ -12,7 +12,8 @@
 //! a product that reads patches where they lie, and everything else goes through columns and a product a group.
 //!
 //! Input and gradient may be [pending](super::pending): the first three paths make them while they load. The input of a
-//! depthwise convolution may be a whole [site](super::folded) that is pending, see [`conv2d_site`].
+//! depthwise convolution may be a whole [site](super::folded) that is pending, see [`conv2d_site`], or a sum of maps, see
+//! [`conv2d_sum`].
 
 mod columns;
 mod dense;
@@ -22,6 +23,7 @@ mod plan;
 mod pointwise;
 mod prepared;
 mod site;
+mod sum;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -32,6 +34,7 @@ use plan::{BackwardTask, ForwardTask, Plan};
 pub use prepared::Kernels;
 pub(crate) use prepared::{Generated, PerSample, Prepared, linear};
 pub use site::{SiteConvGrads, conv2d_site, conv2d_site_backward, reads_site};
+pub use sum::{SumConvGrads, conv2d_sum, conv2d_sum_backward, reads_sum};
 
 use super::batch_norm::BatchStats;
 use super::pending::{MaskedGrad, Pending, PendingGrad, Rectifier};

@@ -5,6 +5,7 @@ use proptest::test_runner::RngSeed;
 
 use super::plan::Path;
 use super::*;
+use crate::kernels::pending::{Norm, PendingSum};
 use crate::kernels::testing::{assert_close, assert_same_bits, message};
 use crate::random::randn;
 use crate::reference::conv as reference;
@@ -301,4 +302,96 @@ fn wrong_shapes_are_errors_that_name_the_argument() {
     assert!(own([8, 4, 3, 3], [2, 8]).contains("`b` has shape [2, 8], expected [2, 4]"));
     let none = Tensor::<f32>::zeros([0, 4, 5, 6]);
     assert!(message(conv2d_per_sample(&none, &w, None, &geo)).contains("each of 0 samples"));
+}
+
+/// Behind a batch norm, plain, and behind another batch norm: maps that may meet without a rectifier of their own.
+fn branches<T: Real>(shape: [usize; 4]) -> Vec<Pending<T>> {
+    let normed = |seed: u64| {
+        let [mean, scale, shift] = [0, 1, 2].map(|i| randn([shape[1]], seed + i));
+        Pending::normed(randn(shape, seed + 3), Norm { mean, scale, shift }, Rectifier::Identity).unwrap()
+    };
+    vec![normed(30), Pending::plain(randn(shape, 40)), normed(50)]
+}
+
+/// The bits of the sum in memory, and the gradients of its maps as a pass over each gives them.
+#[test]
+fn a_sum_made_where_it_is_read_is_the_same_sum() {
+    let strided = Geometry { stride: [2, 1], padding: [0, 2], dilation: [1, 2], groups: 1 };
+    for (shape, taps, geo) in [
+        ([2, 16, 6, 5], [3, 3], Geometry::default().padding(1)),
+        ([3, 5, 7, 9], [3, 3], Geometry::default().padding(1).stride(2)),
+        ([1, 1, 4, 5], [3, 3], Geometry::default().padding(1)),
+        ([2, 33, 6, 7], [2, 3], strided),
+        ([19, 24, 8, 9], [3, 3], Geometry::default().padding(1).stride(2)),
+    ] {
+        let geo = geo.groups(shape[1]);
+        let w = randn::<f64>([shape[1], 1, taps[0], taps[1]], 60);
+        for (count, rectifier) in
+            [(1, Rectifier::Relu), (2, Rectifier::Relu6), (3, Rectifier::Relu), (2, Rectifier::Identity)]
+        {
+            let what = format!("{count} of {shape:?}, {geo:?}, {rectifier:?}");
+            let maps = branches::<f64>(shape)[..count].to_vec();
+            let sum = PendingSum::new(maps.clone(), rectifier).unwrap();
+            let made = Pending::rectified(&sum.make(), rectifier);
+            let options = Options { rectifier: Rectifier::Identity, statistics: true };
+            let (expected, stats) = conv2d_pending(&made, &w, None, &geo, false, options).unwrap();
+            let (y, own) = conv2d_sum(&sum, &w, &geo, options).unwrap();
+            assert!(reads_sum(&sum, &w, &geo), "{what}");
+            assert_eq!(y.as_slice(), expected.as_slice(), "{what}");
+            let [stats, own] = [stats, own].map(|stats| stats.map(|s| [s.mean.to_vec(), s.var.to_vec()]).unwrap());
+            assert_eq!(own, stats, "{what}");
+
+            let dz = PendingGrad::plain(randn(*y.shape(), 70));
+            let want = Want { x: true, w: true, b: false };
+            let expected = conv2d_pending_backward(&made, &w, &dz, &geo, false, want).unwrap();
+            let got = conv2d_sum_backward(&sum, &w, &dz, &geo, [true; 2]).unwrap();
+            assert_eq!(got.dw.unwrap().as_slice(), expected.dw.unwrap().as_slice(), "{what}");
+            let (dy, (of_maps, sums)) = (expected.dx.unwrap().dy, got.dx.unwrap());
+            assert_eq!(of_maps.as_slice(), dy.as_slice(), "{what}");
+            assert_eq!(sums.len(), count, "{what}");
+            for (map, got) in maps.iter().zip(sums) {
+                let expected = MaskedGrad::of(map, dy.clone()).unwrap();
+                for (got, expected) in got.iter().zip(&expected.sums) {
+                    assert_eq!(got.len(), expected.len(), "{what}");
+                    let close = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-10 * b.abs().max(1.0);
+                    assert!(got.iter().zip(expected).all(close), "{what}: {got:?} {expected:?}");
+                }
+            }
+            let none = PendingSum::new(branches::<f64>([0, shape[1], shape[2], shape[3]]), rectifier).unwrap();
+            let (y, _) = conv2d_sum(&none, &w, &geo, Options::default()).unwrap();
+            let of_none = conv2d_sum_backward(&none, &w, &PendingGrad::plain(y), &geo, [true; 2]).unwrap();
+            assert!(of_none.dw.unwrap().as_slice().iter().all(|&dw| dw == 0.0), "{what}: an empty batch");
+            let frozen = conv2d_sum_backward(&sum, &w, &dz, &geo, [false, true]).unwrap();
+            assert!(frozen.dx.is_none() && frozen.dw.is_some(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_sum_is_read_by_depthwise_convolutions_of_linear_branches_alone() {
+    let (shape, geo) = ([2, 4, 5, 6], Geometry::default().padding(1));
+    let sum = |maps: Vec<Pending<f32>>| PendingSum::new(maps, Rectifier::Relu).unwrap();
+    let (dense, depthwise) = (randn([4, 4, 3, 3], 1), randn([4, 1, 3, 3], 2));
+    let linear = sum(branches(shape));
+    assert!(!reads_sum(&linear, &dense, &geo));
+    assert!(message(conv2d_sum(&linear, &dense, &geo, Options::default())).contains("only a depthwise convolution"));
+    let rectified = sum(vec![Pending::rectified(&randn(shape, 3), Rectifier::Relu)]);
+    assert!(!reads_sum(&rectified, &depthwise, &geo.groups(4)));
+    let dy = PendingGrad::plain(randn(shape, 4));
+    let refused = conv2d_sum_backward(&rectified, &depthwise, &dy, &geo.groups(4), [true; 2]);
+    assert!(message(refused).contains("a rectifier of its own"));
+}
+
+#[test]
+fn a_sum_has_the_same_bits_with_any_number_of_threads() {
+    let (shape, geo) = ([19, 24, 9, 8], Geometry::default().padding(1).stride(2).groups(24));
+    assert_same_bits("a sum", || {
+        let (sum, w) = (PendingSum::new(branches(shape), Rectifier::Relu).unwrap(), randn([24, 1, 3, 3], 60));
+        let (y, _) = conv2d_sum(&sum, &w, &geo, Options::default()).unwrap();
+        let dz = PendingGrad::plain(randn(*y.shape(), 70));
+        let SumConvGrads { dx, dw } = conv2d_sum_backward(&sum, &w, &dz, &geo, [true; 2]).unwrap();
+        let (dy, sums) = dx.unwrap();
+        let sums: Vec<f32> = sums.iter().flatten().flatten().map(|&sum| sum as f32).collect();
+        vec![dy, Tensor::from_memory([sums.len()], sums).unwrap(), y, dw.unwrap()]
+    });
 }

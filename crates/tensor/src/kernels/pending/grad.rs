@@ -4,6 +4,7 @@
 
 use super::{Lanes, Loader, Pending, Rectifier};
 use crate::kernels::ahead::Stretch;
+use crate::kernels::broadcast::add_to;
 use crate::kernels::moments::Sums;
 use crate::kernels::tile::{lanes, store_lanes};
 use crate::parallel::{PASS, PIECES, ranges, run_tasks, split};
@@ -18,9 +19,12 @@ const BLOCK: usize = 64;
 pub struct MaskedGrad<T: Real> {
     /// dŷ, `[N,C,H,W]`.
     pub dy: Tensor<T>,
-    /// Σ dŷ and Σ dŷ·(z − mean), a channel; empty where the map has no norm.
-    pub sums: [Vec<f64>; 2],
+    /// Empty where the map has no norm.
+    pub sums: GradSums,
 }
+
+/// Σ dŷ and Σ dŷ·(z − mean), a channel each, (pend.2).
+pub type GradSums = [Vec<f64>; 2];
 
 impl<T: Real> MaskedGrad<T> {
     /// From the gradient of the map itself, in one pass.
@@ -55,7 +59,7 @@ impl<T: Real> MaskedGrad<T> {
     /// # Errors
     /// [`Error::Shape`] if the shapes differ.
     pub fn add(&mut self, other: &MaskedGrad<T>) -> Result<()> {
-        self.dy.zip_apply(&other.dy, |a, b| *a += b)?;
+        add_to(&mut self.dy, &other.dy)?;
         for (a, b) in self.sums.iter_mut().zip(&other.sums) {
             a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         }
@@ -64,7 +68,7 @@ impl<T: Real> MaskedGrad<T> {
 }
 
 /// The sums of all pieces, in their order; none where the map has no norm.
-pub(crate) fn total<T: Real>(pieces: impl IntoIterator<Item = Sums>, map: &Loader<'_, T>) -> [Vec<f64>; 2] {
+pub(crate) fn total<T: Real>(pieces: impl IntoIterator<Item = Sums>, map: &Loader<'_, T>) -> GradSums {
     let mut total = Sums::zeros(if map.norm.is_some() { map.c } else { 0 });
     pieces.into_iter().for_each(|sums| total.join(&sums));
     [total.first, total.second]

@@ -1,87 +1,22 @@
-//! Ops that read pending maps as they lie in memory: sums (pend.4), gates (pend.5) and means over positions (pool.1).
+//! Ops that read pending maps as they lie in memory: gates (pend.5) and means over positions (pool.1).
 //! Block by block: made, worked on and finished in the first cache, so that each is one pass.
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
 use std::ops::Range;
 
-use super::{Loader, MaskedGrad, Pending, Rectifier, total};
+use super::{Loader, MaskedGrad, Pending, total};
 use crate::aligned::Aligned;
 use crate::kernels::ahead::Stretch;
 use crate::kernels::moments::Sums;
 use crate::kernels::tile::{load, store};
-use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks, split};
+use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
 
 /// Pixels of a block of `c` channels.
-fn block(c: usize) -> usize {
+pub(super) fn block(c: usize) -> usize {
     ((1 << 11) / c.max(1)).clamp(4, 64)
-}
-
-/// act(Σ a_k), (pend.4). The gradient of every map is that behind the rectifier: [`MaskedGrad::of`] of each.
-///
-/// # Shapes
-/// Maps of one shape `[N,C,H,W]` → the same.
-///
-/// # Errors
-/// [`Error::Shape`] if the shapes differ, [`Error::Invalid`] if there is no map.
-pub fn sum<T: Real>(maps: &[Pending<T>], rectifier: Rectifier) -> Result<Tensor<T>> {
-    const OP: &str = "sum_maps";
-    let Some(first) = maps.first() else { return Err(Error::invalid(OP, "there is no map to sum")) };
-    let [_, c, _, _] = first.z.dims(OP, "x")?;
-    if let Some(other) = maps.iter().find(|map| map.z.shape() != first.z.shape()) {
-        return Err(Error::shape(OP, "x", format!("{:?}", first.z.shape()), other.z.shape()));
-    }
-    let loaders: Vec<Loader<'_, T>> = maps.iter().map(Pending::loader).collect();
-    let mut y = Tensor::any(first.z.shape());
-    if y.is_empty() {
-        return Ok(y);
-    }
-    let pixels = y.len() / c;
-    split(y.as_mut_slice(), pixels, c, |rows, y| {
-        dispatch(Sum { maps: &loaders, rectifier, first: rows.start, y });
-    });
-    Ok(y)
-}
-
-struct Sum<'a, T> {
-    maps: &'a [Loader<'a, T>],
-    rectifier: Rectifier,
-    first: usize,
-    y: &'a mut [T],
-}
-
-impl<T: Real> Kernel<T> for Sum<'_, T> {
-    type Output = ();
-
-    // ANCHOR: sum
-    #[inline(always)]
-    fn run<V: Vector<T>>(self) {
-        let Sum { maps, rectifier, first, y } = self;
-        let c = maps[0].c;
-        let step = block(c);
-        let [low, high] = rectifier.bounds::<T>().map(V::splat);
-        let mut made = Aligned::zeros(step * c);
-        for (i, y) in y.chunks_mut(step * c).enumerate() {
-            let (pixel, pixels) = (first + i * step, y.len() / c);
-            Stretch::after(y).ask_to_write::<V>();
-            maps[0].load_asking::<V>(pixel, pixels, y);
-            for map in &maps[1..] {
-                map.load_asking::<V>(pixel, pixels, &mut made);
-                y.iter_mut().zip(&made).for_each(|(y, &a)| *y += a);
-            }
-            for at in (0..y.len()).step_by(V::LANES) {
-                let n = V::LANES.min(y.len() - at);
-                // SAFETY: `at + n` elements lie in the block.
-                unsafe {
-                    let y = y.as_mut_ptr().add(at);
-                    store::<T, V>(load::<T, V>(y, n).max(low).min(high), y, n);
-                }
-            }
-        }
-    }
-    // ANCHOR_END: sum
 }
 
 /// g ⊙ a, (pend.5).

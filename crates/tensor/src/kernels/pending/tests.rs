@@ -26,6 +26,10 @@ fn maps<T: Real>(shape: [usize; 4]) -> Vec<Pending<T>> {
     ]
 }
 
+fn sum<T: Real>(maps: &[Pending<T>], rectifier: Rectifier) -> Result<PendingSum<T>> {
+    PendingSum::new(maps.to_vec(), rectifier)
+}
+
 /// (pend.2), by its definition.
 fn masked(map: &Pending<f64>, da: &Tensor<f64>) -> MaskedGrad<f64> {
     let [_, c, _, _] = map.z.shape()[..] else { panic!("a map has rank 4") };
@@ -75,7 +79,7 @@ fn a_sum_is_that_of_the_maps() {
                 expected.zip_apply(&map.make(), |y, a| *y += a).unwrap();
             }
             let [low, high] = rectifier.bounds::<f64>();
-            let y = sum(&maps[..count], rectifier).unwrap();
+            let y = sum(&maps[..count], rectifier).unwrap().make();
             assert_close(&format!("{shape:?} {count}"), &y, &expected.map(|y| y.max(low).min(high)), 1e-14);
         }
     }
@@ -129,7 +133,8 @@ fn the_bits_do_not_depend_on_the_threads() {
         let masked = MaskedGrad::of(&maps[1], dy.clone()).unwrap();
         let pooled = global_avg_pool(&maps[2]).unwrap();
         let of_sums = [&da, &mean, &masked].map(sums);
-        let made = [sum(&maps, Rectifier::Relu).unwrap(), gate(&maps[2], &g).unwrap(), da.dy, dg, mean.dy, pooled];
+        let made =
+            [sum(&maps, Rectifier::Relu).unwrap().make(), gate(&maps[2], &g).unwrap(), da.dy, dg, mean.dy, pooled];
         made.into_iter().chain(of_sums).collect()
     });
 }
@@ -145,7 +150,7 @@ fn maps_that_do_not_fit_are_errors() {
     let dy = Tensor::zeros([2, 3, 4, 4]);
     assert!(message(gate_backward(&map(&[2, 3, 4, 5]), &Tensor::zeros([2, 3]), dy)).contains("[2, 3, 4, 4]"));
     for shape in [[0, 3, 2, 2], [2, 0, 2, 2]] {
-        assert!(sum(&[map(&shape)], Rectifier::Relu).unwrap().is_empty());
+        assert!(sum(&[map(&shape)], Rectifier::Relu).unwrap().make().is_empty());
         assert!(gate(&map(&shape), &Tensor::zeros([shape[0], shape[1]])).unwrap().is_empty());
     }
 }
