@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""An epoch of CIFAR-10 beside its bare steps: what the loader, the evaluation and the checkpoint cost.
+
+Each round measures steps by `gatefold bench`, lets `gatefold train` go through three epochs and takes the second and the third from
+end to end, as lines are added to `metrics.jsonl`. Both under SCHED_FIFO where that is permitted.
+
+    cargo build --release
+    python3 benches/epoch.py --data-dir DIR
+"""
+import argparse, json, math, os, pathlib, statistics, subprocess, tempfile, time
+
+IMAGES = 50_000
+
+
+def command(gatefold, verb, *words):
+    return [str(gatefold), verb, "--conv", options.conv, "--threads", str(options.threads), *words]
+
+
+def first_come():
+    """For a child: before all others on its core, if the system lets it."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))
+    except PermissionError:
+        pass
+
+
+def step():
+    """Milliseconds of a bare step."""
+    words = command(options.gatefold, "bench", "--batch-size", str(options.batch), "--seconds", "2", "--json")
+    run = subprocess.run(words, capture_output=True, text=True, check=True, preexec_fn=first_come)
+    return json.loads(run.stdout.splitlines()[-1])["ms_median"]
+
+
+def epochs():
+    """Seconds of the second and the third epoch."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = pathlib.Path(directory) / "run"
+        words = ["cifar10", "--data-dir", options.data_dir, "--batch-size", str(options.batch), "--epochs", "4", "--out", str(out)]
+        said = pathlib.Path(directory) / "said"
+        with said.open("w") as to:
+            train = subprocess.Popen(command(options.gatefold, "train", *words), stdout=to, stderr=to, preexec_fn=first_come)
+        ends = []
+        while len(ends) < 3:
+            if train.poll() is not None:
+                raise SystemExit(said.read_text())
+            metrics = out / "metrics.jsonl"
+            if metrics.exists() and metrics.read_text().count("\n") > len(ends):
+                ends.append(time.monotonic())
+            time.sleep(0.01)
+        train.kill()
+        train.wait()
+    return [end - begin for begin, end in zip(ends, ends[1:])]
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--gatefold", default="target/release/gatefold", help="the program [default: %(default)s]")
+parser.add_argument("--data-dir", required=True, help="where `gatefold data get cifar10` has put the images")
+parser.add_argument("--conv", default="mdconv")
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--batch", type=int, default=128)
+parser.add_argument("--rounds", type=int, default=3)
+options = parser.parse_args()
+
+steps, whole = [], []
+for _ in range(options.rounds):
+    steps.append(step())
+    whole += epochs()
+    steps.append(step())
+    print(f"steps of {steps[-2]:.1f} and {steps[-1]:.1f} ms around epochs of {whole[-2]:.2f} and {whole[-1]:.2f} s", flush=True)
+count = math.ceil(IMAGES / options.batch)
+for name, of in [("median", statistics.median), ("best", min)]:
+    bare = count * of(steps) / 1000
+    print(f"{name}: an epoch takes {of(whole):.2f} s, its {count} bare steps {bare:.2f} s: {of(whole) / bare:.2f} times")
