@@ -10,7 +10,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use gatefold_tensor::kernels::batch_norm::{batch_norm_train, batch_norm_train_backward};
 use gatefold_tensor::kernels::conv::{
     Geometry, Options, Want, conv2d, conv2d_backward, conv2d_pending, conv2d_pending_backward, conv2d_site,
-    conv2d_site_backward,
+    conv2d_site_backward, conv2d_sum, conv2d_sum_backward,
 };
 use gatefold_tensor::kernels::cross_entropy::{cross_entropy, cross_entropy_backward};
 use gatefold_tensor::kernels::folded::{
@@ -18,7 +18,7 @@ use gatefold_tensor::kernels::folded::{
     single_forward,
 };
 use gatefold_tensor::kernels::linear::{linear, linear_backward};
-use gatefold_tensor::kernels::pending::{Norm, Pending, PendingGrad, Rectifier};
+use gatefold_tensor::kernels::pending::{MaskedGrad, Norm, Pending, PendingGrad, PendingSum, Rectifier};
 use gatefold_tensor::random::randn;
 use gatefold_tensor::{Tensor, reference};
 
@@ -218,6 +218,40 @@ fn singles(c: &mut Criterion) {
     }
 }
 
+/// Two branches that meet before a depthwise convolution of stride 2: with their sum in memory, and made where it is read.
+fn sums(c: &mut Criterion) {
+    for [channels, side] in [[16, 32], [32, 16], [64, 8]] {
+        let shape = [BATCH, channels, side, side];
+        let branch = |seed: u64| {
+            let [mean, scale, shift] = [0, 1, 2].map(|i| randn([channels], seed + i));
+            Pending::normed(randn(shape, seed + 3), Norm { mean, scale, shift }, Rectifier::Identity).unwrap()
+        };
+        let maps = [branch(1), branch(5)];
+        let sum = PendingSum::new(maps.to_vec(), Rectifier::Relu).unwrap();
+        let (w, geo) =
+            (randn::<f32>([channels, 1, 3, 3], 9), Geometry::default().padding(1).stride(2).groups(channels));
+        let options = Options { rectifier: Rectifier::Identity, statistics: true };
+        let made = || Pending::rectified(&sum.make(), Rectifier::Relu);
+        let (y, want) = (made(), Want { x: true, w: true, b: false });
+        let dz = PendingGrad::plain(randn([BATCH, channels, side / 2, side / 2], 10));
+
+        let mut group = c.benchmark_group(format!("sum of {channels} at {side}"));
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function("forward, made", |b| b.iter(|| conv2d_pending(&made(), &w, None, &geo, false, options)));
+        group.bench_function("forward, where it is read", |b| b.iter(|| conv2d_sum(&sum, &w, &geo, options)));
+        group.bench_function("backward, made", |b| {
+            b.iter(|| {
+                let dy = conv2d_pending_backward(&y, &w, &dz, &geo, false, want).unwrap().dx.unwrap().dy;
+                maps.each_ref().map(|map| MaskedGrad::of(map, dy.clone()))
+            });
+        });
+        group.bench_function("backward, where it is read", |b| {
+            b.iter(|| conv2d_sum_backward(&sum, &w, &dz, &geo, [true; 2]));
+        });
+        group.finish();
+    }
+}
+
 criterion_group! {
     name = kernels;
     // Short enough that all of it takes about three minutes.
@@ -225,6 +259,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = convolution, batch_norm, head, sites, singles
+    targets = convolution, batch_norm, head, sites, singles, sums
 }
 criterion_main!(kernels);

@@ -68,7 +68,8 @@ pub fn conv2d_sum_backward<T: Real>(
 }
 
 /// Whether a convolution with these kernels can read a sum without its being made. If it is the only one to read it, it always
-/// gains: the sum is neither written nor read, and no branch needs a pass for its norm.
+/// gains: the sum is neither written nor read, and no branch needs a pass for its norm. `cargo bench --bench kernels sum` shows
+/// both sides.
 pub fn reads_sum<T: Real>(x: &PendingSum<T>, w: &Tensor<T>, geo: &Geometry) -> bool {
     x.is_linear() && depthwise::sizes("conv2d", x.shape(), w, geo).is_ok()
 }
