@@ -12,8 +12,8 @@ import argparse, json, math, os, pathlib, statistics, subprocess, tempfile, time
 IMAGES = 50_000
 
 
-def command(gatefold, verb, *words):
-    return [str(gatefold), verb, "--conv", options.conv, "--threads", str(options.threads), *words]
+def command(verb, *words):
+    return [options.gatefold, verb, "--conv", options.conv, "--threads", str(options.threads), *words]
 
 
 def first_come():
@@ -26,7 +26,7 @@ def first_come():
 
 def step():
     """Milliseconds of a bare step."""
-    words = command(options.gatefold, "bench", "--batch-size", str(options.batch), "--seconds", "2", "--json")
+    words = command("bench", "--batch-size", str(options.batch), "--seconds", "2", "--json")
     run = subprocess.run(words, capture_output=True, text=True, check=True, preexec_fn=first_come)
     return json.loads(run.stdout.splitlines()[-1])["ms_median"]
 
@@ -38,7 +38,7 @@ def epochs():
         words = ["cifar10", "--data-dir", options.data_dir, "--batch-size", str(options.batch), "--epochs", "4", "--out", str(out)]
         said = pathlib.Path(directory) / "said"
         with said.open("w") as to:
-            train = subprocess.Popen(command(options.gatefold, "train", *words), stdout=to, stderr=to, preexec_fn=first_come)
+            train = subprocess.Popen(command("train", *words), stdout=to, stderr=to, preexec_fn=first_come)
         ends = []
         while len(ends) < 3:
             if train.poll() is not None:
@@ -60,6 +60,8 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--batch", type=int, default=128)
 parser.add_argument("--rounds", type=int, default=3)
 options = parser.parse_args()
+if not pathlib.Path(options.gatefold).is_file():
+    parser.error(f"there is no program {options.gatefold}: build it with `cargo build --release`, or name it with --gatefold")
 
 steps, whole = [], []
 for _ in range(options.rounds):
