@@ -28,6 +28,12 @@ pub(crate) enum Value<T: Real> {
     Sum(SumValue<T>),
 }
 
+/// A map that is read without being made.
+pub(crate) enum Unmade<T: Real> {
+    Site(SiteValue<T>),
+    Sum(SumValue<T>),
+}
+
 /// What is pending, and the map itself once somebody has asked for it.
 pub(crate) struct Lazy<P, T: Real>(Rc<Held<P, T>>);
 
@@ -138,24 +144,18 @@ impl<T: Real> Var<T> {
         }
     }
 
-    /// The folded site behind a value that nobody has asked for yet. Once it is made, all others read what is there.
-    pub(crate) fn unmade_site(&self) -> Option<&PendingSite<T>> {
+    /// What is behind a value that nobody has asked for yet. Once it is made, all others read what is there. Of maps that meet
+    /// the first reader alone gets it: a second one would make every row once more.
+    pub(crate) fn unmade(&self) -> Option<Unmade<T>> {
         match &self.value {
-            Value::Site(site) if !site.is_made() => Some(site.source()),
+            Value::Site(site) if !site.is_made() => Some(Unmade::Site(site.clone())),
+            Value::Sum(sum) if !sum.is_made() && !sum.0.read.get() => Some(Unmade::Sum(sum.clone())),
             _ => None,
         }
     }
 
-    /// The same of maps that meet, for the first who reads them: a second one would make every row once more.
-    pub(crate) fn unmade_sum(&self) -> Option<&PendingSum<T>> {
-        match &self.value {
-            Value::Sum(sum) if !sum.is_made() && !sum.0.read.get() => Some(sum.source()),
-            _ => None,
-        }
-    }
-
-    /// Tells all others that [`unmade_sum`](Self::unmade_sum) has been read.
-    pub(crate) fn is_read(&self) {
+    /// Notes that [`unmade`](Self::unmade) has been read.
+    pub(crate) fn mark_read(&self) {
         if let Value::Sum(sum) = &self.value {
             sum.0.read.set(true);
         }

@@ -1,11 +1,10 @@
 //! Convolution, with one kernel for all samples or one kernel per sample.
 
 use gatefold_tensor::kernels::conv::{self, Geometry, Options, PendingConvGrads, Want};
-use gatefold_tensor::kernels::folded::PendingSite;
-use gatefold_tensor::kernels::pending::{Pending, PendingGrad, PendingSum, Rectifier};
+use gatefold_tensor::kernels::pending::{Pending, PendingGrad, Rectifier};
 use gatefold_tensor::{Real, Result, Tensor};
 
-use crate::var::Value;
+use crate::var::{Unmade, Value};
 use crate::{BatchNormStats, Gradient, Op, Sink, Tape, Var};
 
 /// Columns are recomputed in the backward pass: keeping them would cost k² images.
@@ -45,14 +44,14 @@ impl<T: Real> Op<T> for Conv2d<T> {
 }
 // ANCHOR_END: conv2d
 
-/// A depthwise convolution of what a folded site gives, which is made where it is read.
-struct SiteConv2d<T: Real> {
-    x: PendingSite<T>,
+/// A depthwise convolution of what nobody has made, which is made where it is read.
+struct UnmadeConv2d<T: Real> {
+    x: Unmade<T>,
     w: Tensor<T>,
     geo: Geometry,
 }
 
-impl<T: Real> Op<T> for SiteConv2d<T> {
+impl<T: Real> Op<T> for UnmadeConv2d<T> {
     fn name(&self) -> &'static str {
         "conv2d"
     }
@@ -62,40 +61,24 @@ impl<T: Real> Op<T> for SiteConv2d<T> {
     }
 
     fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
-        let SiteConv2d { x, w, geo } = *self;
-        let want = [dx.wants(0), dx.wants(1)];
-        let grads = conv::conv2d_site_backward(&x, &w, &dy.into_pending()?, &geo, want)?;
-        if let Some((of_x, correlations)) = grads.dx {
-            dx.add_gradient(0, Gradient::of_site(of_x, x.rectifier(), correlations))?;
+        let UnmadeConv2d { x, w, geo } = *self;
+        let (dy, want) = (dy.into_pending()?, [dx.wants(0), dx.wants(1)]);
+        let (of_x, dw) = match &x {
+            Unmade::Site(x) => {
+                let x = x.source();
+                let grads = conv::conv2d_site_backward(x, &w, &dy, &geo, want)?;
+                (grads.dx.map(|(of_x, of_site)| Gradient::of_site(of_x, x.rectifier(), of_site)), grads.dw)
+            }
+            Unmade::Sum(x) => {
+                let x = x.source();
+                let grads = conv::conv2d_sum_backward(x, &w, &dy, &geo, want)?;
+                (grads.dx.map(|(of_x, sums)| Gradient::of_sum(of_x, x.rectifier(), sums)), grads.dw)
+            }
+        };
+        if let Some(of_x) = of_x {
+            dx.add_gradient(0, of_x)?;
         }
-        dx.add_all([None, grads.dw])
-    }
-}
-
-/// A depthwise convolution of maps that meet, whose sum is made where it is read.
-struct SumConv2d<T: Real> {
-    x: PendingSum<T>,
-    w: Tensor<T>,
-    geo: Geometry,
-}
-
-impl<T: Real> Op<T> for SumConv2d<T> {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()> {
-        self.backward_pending(Gradient::plain(dy), dx)
-    }
-
-    fn backward_pending(self: Box<Self>, dy: Gradient<T>, dx: &mut Sink<'_, T>) -> Result<()> {
-        let SumConv2d { x, w, geo } = *self;
-        let want = [dx.wants(0), dx.wants(1)];
-        let grads = conv::conv2d_sum_backward(&x, &w, &dy.into_pending()?, &geo, want)?;
-        if let Some((of_x, sums)) = grads.dx {
-            dx.add_gradient(0, Gradient::of_sum(of_x, x.rectifier(), sums))?;
-        }
-        dx.add_all([None, grads.dw])
+        dx.add_all([None, dw])
     }
 }
 
@@ -164,15 +147,17 @@ impl<T: Real> Var<T> {
         options: Options,
     ) -> Result<(Var<T>, Option<BatchNormStats<T>>)> {
         let plain = b.is_none() && !per_sample && options.rectifier == Rectifier::Identity;
-        if let Some(x) = self.unmade_site().filter(|x| plain && conv::reads_site(x, w.value(), geo)) {
-            let (y, stats) = conv::conv2d_site(x, w.value(), geo, options)?;
-            let op = || SiteConv2d { x: x.clone(), w: w.value().clone(), geo: *geo };
-            return Ok((Tape::record_pending(Value::Made(y), &[Some(self), Some(w)], op), stats));
-        }
-        if let Some(x) = self.unmade_sum().filter(|x| plain && conv::reads_sum(x, w.value(), geo)) {
-            self.is_read();
-            let (y, stats) = conv::conv2d_sum(x, w.value(), geo, options)?;
-            let op = || SumConv2d { x: x.clone(), w: w.value().clone(), geo: *geo };
+        let readable = |x: &Unmade<T>| match x {
+            Unmade::Site(x) => conv::reads_site(x.source(), w.value(), geo),
+            Unmade::Sum(x) => conv::reads_sum(x.source(), w.value(), geo),
+        };
+        if let Some(x) = self.unmade().filter(|x| plain && readable(x)) {
+            self.mark_read();
+            let (y, stats) = match &x {
+                Unmade::Site(x) => conv::conv2d_site(x.source(), w.value(), geo, options)?,
+                Unmade::Sum(x) => conv::conv2d_sum(x.source(), w.value(), geo, options)?,
+            };
+            let op = || UnmadeConv2d { x, w: w.value().clone(), geo: *geo };
             return Ok((Tape::record_pending(Value::Made(y), &[Some(self), Some(w)], op), stats));
         }
         let x = self.pending();
