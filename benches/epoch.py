@@ -2,12 +2,13 @@
 """An epoch of CIFAR-10 beside its bare steps: what the loader, the evaluation and the checkpoint cost.
 
 Each round measures steps by `gatefold bench`, lets `gatefold train` go through three epochs and takes the second and the third from
-end to end, as lines are added to `metrics.jsonl`. Both under SCHED_FIFO where that is permitted.
+end to end, as lines are added to `metrics.jsonl`. Both are ordinary processes: under SCHED_FIFO the system takes a twentieth of each
+second away, which an epoch feels and a step's median does not, and the loader has to wait for the threads that train.
 
     cargo build --release
     python3 benches/epoch.py --data-dir DIR
 """
-import argparse, json, math, os, pathlib, statistics, subprocess, tempfile, time
+import argparse, json, math, pathlib, statistics, subprocess, tempfile, time
 
 IMAGES = 50_000
 
@@ -16,18 +17,10 @@ def command(verb, *words):
     return [options.gatefold, verb, "--conv", options.conv, "--threads", str(options.threads), *words]
 
 
-def first_come():
-    """For a child: before all others on its core, if the system lets it."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))
-    except PermissionError:
-        pass
-
-
 def step():
     """Milliseconds of a bare step."""
     words = command("bench", "--batch-size", str(options.batch), "--seconds", "2", "--json")
-    run = subprocess.run(words, capture_output=True, text=True, check=True, preexec_fn=first_come)
+    run = subprocess.run(words, capture_output=True, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])["ms_median"]
 
 
@@ -38,7 +31,7 @@ def epochs():
         words = ["cifar10", "--data-dir", options.data_dir, "--batch-size", str(options.batch), "--epochs", "4", "--out", str(out)]
         said = pathlib.Path(directory) / "said"
         with said.open("w") as to:
-            train = subprocess.Popen(command("train", *words), stdout=to, stderr=to, preexec_fn=first_come)
+            train = subprocess.Popen(command("train", *words), stdout=to, stderr=to)
         ends = []
         while len(ends) < 3:
             if train.poll() is not None:
