@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use crate::Real;
 
 /// Bytes of a line of the cache.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// A run of elements that starts at a line of the cache.
 #[derive(Debug)]

@@ -51,6 +51,12 @@ pub trait Vector<T: Real>: Copy + Send + Sync {
     /// The same for memory that will be written.
     fn prefetch_write(to: *const T);
 
+    /// Stores past the caches; others see it behind a `fence`.
+    ///
+    /// # Safety
+    /// [`LANES`](Self::LANES) elements must be writable, and begin at a multiple of their size.
+    unsafe fn stream(self, to: *mut T);
+
     /// `self + other`.
     fn add(self, other: Self) -> Self;
     /// `self − other`.
@@ -196,6 +202,38 @@ fn detect() -> Level {
     Level::Portable
 }
 
+/// Whether stores past the caches are the faster ones for maps that no cache holds: on AMD's processors (Zen 4: a copy of
+/// 8 MiB in 0.46 instead of 0.54 ms), not on Intel's (Cascade Lake: 1.52 instead of 1.41 ms).
+pub(crate) fn streams() -> bool {
+    use std::sync::OnceLock;
+    static STREAMS: OnceLock<bool> = OnceLock::new();
+    *STREAMS.get_or_init(|| level() != Level::Portable && vendor() == *b"AuthenticAMD")
+}
+
+/// The processor's maker, as it says itself.
+fn vendor() -> [u8; 12] {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let of = std::arch::x86_64::__cpuid(0);
+        let mut name = [0; 12];
+        name.chunks_exact_mut(4)
+            .zip([of.ebx, of.edx, of.ecx])
+            .for_each(|(part, of)| part.copy_from_slice(&of.to_le_bytes()));
+        return name;
+    }
+    #[allow(unreachable_code, reason = "of other processors nothing is known")]
+    [0; 12]
+}
+
+/// Waits until what was streamed is in its place.
+pub(crate) fn fence() {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: every processor of the family has the instruction.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,6 +282,13 @@ mod tests {
         let nan = V::splat(T::nan());
         assert!(all(nan.max(va)).iter().chain(&all(nan.min(va))).all(|v| v.is_nan()));
         assert_eq!(all(va.keep_between(nan, vb, vb)), a);
+        #[repr(align(64))]
+        struct Line<T>([T; 16]);
+        let mut line = Line([T::zero(); 16]);
+        // SAFETY: a line holds LANES elements and begins at a multiple of their size.
+        unsafe { va.stream(line.0.as_mut_ptr()) };
+        fence();
+        assert_eq!(line.0[..n], a);
         let interleaved = va.interleave(vb).map(all).concat();
         assert_eq!(interleaved, a.iter().zip(&b).flat_map(|(&a, &b)| [a, b]).collect::<Vec<_>>());
         for count in 0..=n {

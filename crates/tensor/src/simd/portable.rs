@@ -58,6 +58,12 @@ impl<T: Real> Vector<T> for Portable<T> {
     fn prefetch_write(_: *const T) {}
 
     #[inline(always)]
+    unsafe fn stream(self, to: *mut T) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to) }
+    }
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         self.each(other, |a, b| a + b)
     }

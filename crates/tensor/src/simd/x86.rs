@@ -8,7 +8,7 @@ use super::Vector;
 
 macro_rules! avx512 {
     ($name:ident, $t:ty, $register:ty, $lanes:literal, $mask:ty,
-     $set1:ident $loadu:ident $storeu:ident $mask_load:ident $mask_store:ident
+     $set1:ident $loadu:ident $storeu:ident $stream:ident $mask_load:ident $mask_store:ident
      $add:ident $sub:ident $mul:ident $fma:ident $max:ident $min:ident $cmp:ident $keep:ident
      $integer:ty, $permute:ident) => {
         /// A 512-bit register.
@@ -55,6 +55,10 @@ macro_rules! avx512 {
             #[inline(always)]
             fn prefetch_write(to: *const $t) {
                 unsafe { _mm_prefetch::<_MM_HINT_ET0>(to.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn stream(self, to: *mut $t) {
+                unsafe { $stream(to, self.0) }
             }
             #[inline(always)]
             fn add(self, other: Self) -> Self {
@@ -107,19 +111,19 @@ macro_rules! avx512 {
 }
 
 avx512!(F32x16, f32, __m512, 16, __mmask16,
-    _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_maskz_loadu_ps _mm512_mask_storeu_ps
+    _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_stream_ps _mm512_maskz_loadu_ps _mm512_mask_storeu_ps
     _mm512_add_ps _mm512_sub_ps _mm512_mul_ps _mm512_fmadd_ps _mm512_max_ps _mm512_min_ps
     _mm512_cmp_ps_mask _mm512_maskz_add_ps
     i32, _mm512_permutex2var_ps);
 avx512!(F64x8, f64, __m512d, 8, __mmask8,
-    _mm512_set1_pd _mm512_loadu_pd _mm512_storeu_pd _mm512_maskz_loadu_pd _mm512_mask_storeu_pd
+    _mm512_set1_pd _mm512_loadu_pd _mm512_storeu_pd _mm512_stream_pd _mm512_maskz_loadu_pd _mm512_mask_storeu_pd
     _mm512_add_pd _mm512_sub_pd _mm512_mul_pd _mm512_fmadd_pd _mm512_max_pd _mm512_min_pd
     _mm512_cmp_pd_mask _mm512_maskz_add_pd
     i64, _mm512_permutex2var_pd);
 
 macro_rules! avx2 {
     ($name:ident, $t:ty, $register:ty, $lanes:literal, $integer:ty,
-     $set1:ident $loadu:ident $storeu:ident $mask_load:ident $mask_store:ident
+     $set1:ident $loadu:ident $storeu:ident $stream:ident $mask_load:ident $mask_store:ident
      $add:ident $sub:ident $mul:ident $fma:ident $max:ident $min:ident $cmp:ident $and:ident
      $low:ident $high:ident $halves:ident) => {
         /// A 256-bit register.
@@ -178,6 +182,10 @@ macro_rules! avx2 {
                 unsafe { _mm_prefetch::<_MM_HINT_ET0>(to.cast()) }
             }
             #[inline(always)]
+            unsafe fn stream(self, to: *mut $t) {
+                unsafe { $stream(to, self.0) }
+            }
+            #[inline(always)]
             fn add(self, other: Self) -> Self {
                 $name(unsafe { $add(self.0, other.0) })
             }
@@ -221,12 +229,12 @@ macro_rules! avx2 {
 }
 
 avx2!(F32x8, f32, __m256, 8, i32,
-    _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_maskload_ps _mm256_maskstore_ps
+    _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_stream_ps _mm256_maskload_ps _mm256_maskstore_ps
     _mm256_add_ps _mm256_sub_ps _mm256_mul_ps _mm256_fmadd_ps _mm256_max_ps _mm256_min_ps
     _mm256_cmp_ps _mm256_and_ps
     _mm256_unpacklo_ps _mm256_unpackhi_ps _mm256_permute2f128_ps);
 avx2!(F64x4, f64, __m256d, 4, i64,
-    _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_maskload_pd _mm256_maskstore_pd
+    _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_stream_pd _mm256_maskload_pd _mm256_maskstore_pd
     _mm256_add_pd _mm256_sub_pd _mm256_mul_pd _mm256_fmadd_pd _mm256_max_pd _mm256_min_pd
     _mm256_cmp_pd _mm256_and_pd
     _mm256_unpacklo_pd _mm256_unpackhi_pd _mm256_permute2f128_pd);

@@ -5,10 +5,13 @@
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
 mod grad;
+mod landing;
 mod tasks;
 
 pub(super) use grad::{Backward, Input, Map, RowSums};
 pub(super) use tasks::{Grads, backward, forward, sizes};
+
+use landing::Row;
 
 use super::window::{Rows, Window};
 use super::{ForwardTask, Sizes};
@@ -16,7 +19,7 @@ use crate::Real;
 use crate::aligned::Aligned;
 use crate::kernels::moments::RowMoments;
 use crate::kernels::pending::Rectifier;
-use crate::kernels::tile::{lanes, store_lanes};
+use crate::kernels::tile::lanes;
 use crate::simd::{Kernel, Vector};
 
 /// Kernels `[C, kh·kw]` turned to `[kh·kw, C]`: a tap becomes a vector.
@@ -48,9 +51,7 @@ struct Gather<'a, T> {
     first: usize,
     step: usize,
     count: usize,
-    /// The row, and how far behind a pixel the memory lies that is asked for while it is written.
-    row: *mut T,
-    next: usize,
+    row: Row<T>,
     bias: Option<&'a [T]>,
 }
 
@@ -161,13 +162,8 @@ impl<T: Real> Gather<'_, T> {
                 }
             }
             let pixels = Pixels { first: self.first + i * self.step, step: self.step, at, n };
-            let mut out = self.row.add(pixels.first * c + at);
             let y = epilogue.apply::<V, FULL, R>(held, pixels, sums);
-            for r in 0..R {
-                store_lanes::<T, V, FULL>(y[r], out, n);
-                V::prefetch_write(out.wrapping_add(self.next));
-                out = out.wrapping_add(self.step * c);
-            }
+            self.row.write::<V, FULL, R>(pixels.first * c + at, self.step * c, y, n);
         }
     }
     // ANCHOR_END: gather
@@ -229,8 +225,7 @@ impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
                 first: 0,
                 step: 1,
                 count: s.ow,
-                row: y.as_mut_ptr(),
-                next: s.ow * c,
+                row: Row::in_place(y),
                 bias,
             };
             // SAFETY: every patch lies inside its padded rows, `y` holds a row of the output.

@@ -158,6 +158,11 @@ impl Sizes {
         [self.n, self.o, self.oh, self.ow]
     }
 
+    /// Elements of the input.
+    pub fn inputs(&self) -> usize {
+        self.n * self.h * self.w * self.c
+    }
+
     /// Input channels of a group.
     pub fn cg(&self) -> usize {
         self.c / self.geo.groups

@@ -103,6 +103,7 @@ impl<T: Real> Rows<T> for SiteInput<'_, T> {
 
 impl<T: Real> Input<T> for SiteInput<'_, T> {
     type Sums = Vec<Correlation<T>>;
+    const IN_MEMORY: bool = false;
 
     // ANCHOR: finish
     #[inline(always)]

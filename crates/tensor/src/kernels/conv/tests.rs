@@ -304,6 +304,46 @@ fn wrong_shapes_are_errors_that_name_the_argument() {
     assert!(message(conv2d_per_sample(&none, &w, None, &geo)).contains("each of 0 samples"));
 }
 
+/// A gradient that is streamed past the caches, on processors that are faster that way, has the bits of its parts, which are too
+/// small for that.
+#[test]
+fn a_large_depthwise_gradient_has_the_bits_of_its_parts() {
+    let geo = Geometry::default().padding(1);
+    // 24 channels are no whole lines of the cache.
+    for (c, [h, w], geo) in [(16, [31, 29], geo.stride(2)), (48, [19, 16], geo), (24, [31, 29], geo.stride(2))] {
+        let (n, pixels, geo) = (38, c * h * w, geo.groups(c));
+        let bytes = n * pixels * size_of::<f32>();
+        assert!(bytes >= 1 << 21 && bytes / 2 < 1 << 21, "large enough to be streamed, its half is not");
+        let kernels = randn::<f32>([c, 1, 3, 3], 1);
+        let [mean, scale, shift] = [2, 3, 4].map(|seed| randn([c], seed));
+        let norm = Norm { mean, scale, shift };
+        let z = randn([n, c, h, w], 5);
+        let [oh, ow] = geo.output(h, w, 3, 3).unwrap();
+        let dy = randn([n, c, oh, ow], 6);
+        let part = |of: &Tensor<f32>, [c, h, w]: [usize; 3], images: std::ops::Range<usize>| {
+            let values = of.as_slice()[images.start * c * h * w..images.end * c * h * w].to_vec();
+            Tensor::from_memory([images.len(), c, h, w], values).unwrap()
+        };
+        let of_images = |images: std::ops::Range<usize>| {
+            let x = Pending::normed(part(&z, [c, h, w], images.clone()), norm.clone(), Rectifier::Relu6).unwrap();
+            let dy = PendingGrad::plain(part(&dy, [c, oh, ow], images));
+            let grads = conv2d_pending_backward(&x, &kernels, &dy, &geo, false, Want { x: true, w: true, b: false });
+            let MaskedGrad { dy, sums } = grads.unwrap().dx.unwrap();
+            (dy, sums)
+        };
+        let ((all, sums), halves) = (of_images(0..n), [of_images(0..n / 2), of_images(n / 2..n)]);
+        let of_halves: Vec<f32> = halves.iter().flat_map(|(dy, _)| dy.as_slice()).copied().collect();
+        assert!(all.as_slice() == of_halves, "{c} channels");
+        for (i, sums) in sums.iter().enumerate() {
+            for (at, sum) in sums.iter().enumerate() {
+                let of_halves = halves[0].1[i][at] + halves[1].1[i][at];
+                let rounding = 1e-6 * (n * h * w) as f64;
+                assert!((sum - of_halves).abs() <= rounding, "{c} channels: {sum} {of_halves}");
+            }
+        }
+    }
+}
+
 /// Behind a batch norm, plain, and behind another batch norm: maps that may meet without a rectifier of their own.
 fn branches<T: Real>(shape: [usize; 4]) -> Vec<Pending<T>> {
     let normed = |seed: u64| {
@@ -323,6 +363,8 @@ fn a_sum_made_where_it_is_read_is_the_same_sum() {
         ([1, 1, 4, 5], [3, 3], Geometry::default().padding(1)),
         ([2, 33, 6, 7], [2, 3], strided),
         ([19, 24, 8, 9], [3, 3], Geometry::default().padding(1).stride(2)),
+        // Large enough to be streamed.
+        ([19, 16, 29, 31], [3, 3], Geometry::default().padding(1).stride(2)),
     ] {
         let geo = geo.groups(shape[1]);
         let w = randn::<f64>([shape[1], 1, taps[0], taps[1]], 60);

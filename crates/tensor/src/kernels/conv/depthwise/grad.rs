@@ -4,6 +4,7 @@
 
 use super::super::window::{Rows, Window};
 use super::super::{BackwardTask, Sizes};
+use super::landing::{Landing, Row};
 use super::{Epilogue, Gather, Pixels, Tap, input_window};
 use crate::Real;
 use crate::aligned::Aligned;
@@ -15,6 +16,9 @@ use crate::simd::{Kernel, Vector};
 /// An input that knows what its maker wants of its gradient.
 pub(in super::super) trait Input<T: Real>: Rows<T> + Sized {
     type Sums: Send;
+    /// Whether it lies in memory, which is asked for ahead. What is made row by row reads its gradient as it
+    /// [takes it in](Self::take_in).
+    const IN_MEMORY: bool;
     /// What masks the gradient of row `row`.
     fn masking<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize) -> Masking<'_, T>;
     /// Takes in row `row` of the masked gradient, `d`, and the sums of (pend.2) as far as they are in `sums`, from which it
@@ -58,8 +62,9 @@ impl<T: Real> Rows<T> for Map<'_, T> {
     }
 
     #[inline(always)]
-    fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, slot: usize, out: &mut [T]) {
-        self.0.make::<V>(row, pixels, slot, out);
+    fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, _slot: usize, out: &mut [T]) {
+        // Without asking: that is done while rows behind it are masked, not for all of a row at once.
+        self.0.load::<V>(row * pixels, pixels, None, out, self.0.c);
     }
 }
 
@@ -68,6 +73,7 @@ const BLOCK: usize = 64;
 
 impl<T: Real> Input<T> for Map<'_, T> {
     type Sums = Sums;
+    const IN_MEMORY: bool = true;
 
     #[inline(always)]
     fn masking<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize) -> Masking<'_, T> {
@@ -92,6 +98,8 @@ impl<T: Real> Input<T> for Map<'_, T> {
 struct Mask<'a, T, const NORM: bool> {
     of: Masking<'a, T>,
     c: usize,
+    /// How far behind a pixel of the map the memory lies that is asked for.
+    ahead: Option<usize>,
     sums: &'a mut RowSums<T>,
 }
 
@@ -115,6 +123,9 @@ impl<T: Real, const NORM: bool> Epilogue<T> for Mask<'_, T, NORM> {
         unsafe {
             let mut z = self.of.z.as_ptr().add(first * self.c + at);
             for r in 0..R {
+                if let Some(ahead) = self.ahead {
+                    V::prefetch(z.wrapping_add(ahead));
+                }
                 sums[r] = finisher.pixel(lanes::<T, V, FULL>(z, n), sums[r], r % 2);
                 z = z.wrapping_add(step * self.c);
             }
@@ -144,6 +155,9 @@ impl<T: Real, X: Input<T>> Kernel<T> for Backward<'_, T, X> {
         let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
         let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));
         let (first, len, mut sums) = (images.start * s.h, s.w * s.c, RowSums::zeros(s.c));
+        let mut landing = Landing::new(s, dx.as_deref().unwrap_or_default(), !X::IN_MEMORY);
+        // The row behind the last one that the kernel reaches from where the gradient is made.
+        let ahead = X::IN_MEMORY.then_some(s.reach() * len);
         for n in images {
             let mut done = 0;
             for h in 0..=s.h {
@@ -158,16 +172,17 @@ impl<T: Real, X: Input<T>> Kernel<T> for Backward<'_, T, X> {
                 let Some(dx) = here else { break };
                 let row = n * s.h + h;
                 let d = &mut dx[(row - first) * len..][..len];
+                let to = landing.row(d);
                 let (of, c, taken) = (X::masking::<V>(&mut rows, row), s.c, &mut sums);
                 assert!(of.z.len() == len);
                 if of.norm.is_some() {
-                    let mask = &mut Mask::<T, true> { of, c, sums: taken };
-                    row_grad_x::<T, V>(s, &mut columns, w, [n, h], d, mask);
+                    let mask = &mut Mask::<T, true> { of, c, ahead, sums: taken };
+                    row_grad_x::<T, V>(s, &mut columns, w, [n, h], to, mask);
                 } else {
-                    let mask = &mut Mask::<T, false> { of, c, sums: taken };
-                    row_grad_x::<T, V>(s, &mut columns, w, [n, h], d, mask);
+                    let mask = &mut Mask::<T, false> { of, c, ahead, sums: taken };
+                    row_grad_x::<T, V>(s, &mut columns, w, [n, h], to, mask);
                 }
-                X::take_in::<V>(&mut rows, row, d, &mut sums);
+                X::take_in::<V>(&mut rows, row, landing.written(d), &mut sums);
             }
         }
         rows.source.sums(sums)
@@ -318,7 +333,7 @@ fn row_grad_x<T: Real, V: Vector<T>>(
     columns: &mut Columns<'_, T>,
     w: &[T],
     [n, h]: [usize; 2],
-    dx: &mut [T],
+    dx: Row<T>,
     epilogue: &mut impl Epilogue<T>,
 ) {
     let c = s.c;
@@ -344,8 +359,7 @@ fn row_grad_x<T: Real, V: Vector<T>>(
             first: r,
             step: s.geo.stride[1],
             count: (s.w - r).div_ceil(s.geo.stride[1]),
-            row: dx.as_mut_ptr(),
-            next: s.w * c,
+            row: dx,
             bias: None,
         };
         // SAFETY: the zeros around the rows reach as far as the taps do, `dx` holds a row of the input.
