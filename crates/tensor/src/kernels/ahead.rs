@@ -9,7 +9,7 @@ use crate::Real;
 use crate::simd::Vector;
 
 /// Elements that lie at least between the beginning of a block and what is asked for while it is worked on.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 512;
 
 /// Some memory: any address will do.
 #[derive(Clone, Copy)]
