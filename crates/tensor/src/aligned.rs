@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use crate::Real;
 
-/// Bytes of a line of the cache.
+/// Bytes of a line of the cache. A vector that does not start where a line does lies in two of them.
 pub(crate) const LINE: usize = 64;
 
 /// A run of elements that starts at a line of the cache.

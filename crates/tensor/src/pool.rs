@@ -11,15 +11,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Real;
+use crate::aligned::LINE;
 
 /// Smaller buffers are left to the allocator, which keeps them by itself.
 const SMALLEST: usize = 1 << 12;
 
 /// A huge page. Maps of several megabytes on ordinary pages cost a miss of the address cache every few rows.
 const HUGE_PAGE: usize = 2 << 20;
-
-/// Bytes of a line of the cache. A vector that does not start where a line does lies in two of them.
-const LINE: usize = 64;
 
 /// A run of elements: a vector from outside, or a block of the pool's own.
 pub(crate) enum Memory<T> {

@@ -16,7 +16,7 @@ use crate::simd::{Kernel, Vector};
 /// An input that knows what its maker wants of its gradient.
 pub(in super::super) trait Input<T: Real>: Rows<T> + Sized {
     type Sums: Send;
-    /// Whether it lies in memory, which is asked for ahead. What is made row by row reads its gradient as it
+    /// Whether it lies in memory, which is asked for ahead. What is made row by row reads its gradient when it
     /// [takes it in](Self::take_in).
     const IN_MEMORY: bool;
     /// What masks the gradient of row `row`.
@@ -63,7 +63,7 @@ impl<T: Real> Rows<T> for Map<'_, T> {
 
     #[inline(always)]
     fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, _slot: usize, out: &mut [T]) {
-        // Without asking: that is done while rows behind it are masked, not for all of a row at once.
+        // Without asking: that is done while the rows above are masked, not for all of a row at once.
         self.0.load::<V>(row * pixels, pixels, None, out, self.0.c);
     }
 }
@@ -156,7 +156,7 @@ impl<T: Real, X: Input<T>> Kernel<T> for Backward<'_, T, X> {
         let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));
         let (first, len, mut sums) = (images.start * s.h, s.w * s.c, RowSums::zeros(s.c));
         let mut landing = Landing::new(s, dx.as_deref().unwrap_or_default(), !X::IN_MEMORY);
-        // The row behind the last one that the kernel reaches from where the gradient is made.
+        // The first row that the kernel does not reach yet where the gradient is made.
         let ahead = X::IN_MEMORY.then_some(s.reach() * len);
         for n in images {
             let mut done = 0;
