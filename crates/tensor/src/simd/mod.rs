@@ -214,7 +214,9 @@ pub(crate) fn streams() -> bool {
 fn vendor() -> [u8; 12] {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
-        let of = std::arch::x86_64::__cpuid(0);
+        #[allow(unused_unsafe, reason = "safe from Rust 1.94 on")]
+        // SAFETY: every processor of the family has the instruction.
+        let of = unsafe { std::arch::x86_64::__cpuid(0) };
         let mut name = [0; 12];
         name.chunks_exact_mut(4)
             .zip([of.ebx, of.edx, of.ecx])

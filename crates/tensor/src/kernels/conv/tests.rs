@@ -309,8 +309,8 @@ fn wrong_shapes_are_errors_that_name_the_argument() {
 #[test]
 fn a_large_depthwise_gradient_has_the_bits_of_its_parts() {
     let geo = Geometry::default().padding(1);
-    // 24 channels are no whole lines of the cache.
-    for (c, [h, w], geo) in [(16, [31, 29], geo.stride(2)), (48, [19, 16], geo), (24, [31, 29], geo.stride(2))] {
+    // 20 channels are no whole lines of the cache.
+    for (c, [h, w], geo) in [(16, [31, 29], geo.stride(2)), (48, [19, 16], geo), (20, [31, 29], geo.stride(2))] {
         let (n, pixels, geo) = (38, c * h * w, geo.groups(c));
         let bytes = n * pixels * size_of::<f32>();
         assert!(bytes >= 1 << 21 && bytes / 2 < 1 << 21, "large enough to be streamed, its half is not");
@@ -333,7 +333,8 @@ fn a_large_depthwise_gradient_has_the_bits_of_its_parts() {
         };
         let ((all, sums), halves) = (of_images(0..n), [of_images(0..n / 2), of_images(n / 2..n)]);
         let of_halves: Vec<f32> = halves.iter().flat_map(|(dy, _)| dy.as_slice()).copied().collect();
-        assert!(all.as_slice() == of_halves, "{c} channels");
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert!(bits(all.as_slice()) == bits(&of_halves), "{c} channels");
         for (i, sums) in sums.iter().enumerate() {
             for (at, sum) in sums.iter().enumerate() {
                 let of_halves = halves[0].1[i][at] + halves[1].1[i][at];

@@ -155,7 +155,7 @@ impl<T: Real, X: Input<T>> Kernel<T> for Backward<'_, T, X> {
         let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
         let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));
         let (first, len, mut sums) = (images.start * s.h, s.w * s.c, RowSums::zeros(s.c));
-        let mut landing = Landing::new(s, dx.as_deref().unwrap_or_default(), !X::IN_MEMORY);
+        let mut landing = Landing::new::<V>(s, dx.as_deref().unwrap_or_default(), !X::IN_MEMORY);
         // The first row that the kernel does not reach yet where the gradient is made.
         let ahead = X::IN_MEMORY.then_some(s.reach() * len);
         for n in images {

@@ -12,7 +12,7 @@ use crate::aligned::{Aligned, LINE};
 use crate::kernels::tile::store_lanes;
 use crate::simd::{self, Vector};
 
-/// Bytes from which on a map is streamed.
+/// Bytes from which on a map is streamed: more than the second-level cache holds.
 const LARGE: usize = 1 << 21;
 
 /// How the rows of a map are written.
@@ -26,10 +26,12 @@ pub(super) enum Landing<T> {
 
 impl<T: Real> Landing<T> {
     /// For rows of the input's gradient `dx`. `reads`: a row is read as soon as it is written.
-    pub fn new(s: &Sizes, dx: &[T], reads: bool) -> Self {
+    pub fn new<V: Vector<T>>(s: &Sizes, dx: &[T], reads: bool) -> Self {
         let large = s.inputs().saturating_mul(size_of::<T>()) >= LARGE;
-        let whole_lines = [s.c * size_of::<T>(), dx.as_ptr() as usize].iter().all(|bytes| bytes.is_multiple_of(LINE));
-        if large && whole_lines && simd::streams() {
+        // Half a line would wait for its other half, which comes a whole row later.
+        let vectors = V::LANES * size_of::<T>() == LINE;
+        let pixels = [s.c * size_of::<T>(), dx.as_ptr() as usize].iter().all(|bytes| bytes.is_multiple_of(LINE));
+        if large && vectors && pixels && simd::streams() {
             Landing::Streamed { copy: reads.then(|| Aligned::zeros(s.w * s.c)) }
         } else {
             Landing::InPlace
@@ -47,12 +49,13 @@ impl<T: Real> Landing<T> {
         }
     }
 
-    /// Where the row of `place` can be read, if it was said to be read.
+    /// Where the row of `place` can be read, if it was said to be read: what was streamed cannot.
     #[inline(always)]
     pub fn written<'a>(&'a self, place: &'a [T]) -> &'a [T] {
         match self {
             Landing::Streamed { copy: Some(copy) } => copy,
-            _ => place,
+            Landing::Streamed { copy: None } => &[],
+            Landing::InPlace => place,
         }
     }
 }
@@ -71,7 +74,7 @@ impl<T> Drop for Landing<T> {
 pub(super) enum Row<T> {
     /// Where it belongs; the memory `next` elements behind a pixel is asked for.
     InPlace { row: *mut T, next: usize },
-    /// Where it belongs, whole lines past the caches, and into a copy.
+    /// Where it belongs, past the caches, and into a copy; pixels and vectors are whole lines.
     Past { row: *mut T, copy: Option<*mut T> },
 }
 
@@ -85,7 +88,7 @@ impl<T: Real> Row<T> {
     /// Writes `y` from element `at` on, one every `step` elements, the first `n` lanes of each.
     ///
     /// # Safety
-    /// All R must lie in the row, and n be a whole vector if `FULL`.
+    /// All R must lie in the row, and n be a whole vector if `FULL`; [`Row::Past`] needs that, and a row that begins a line.
     // ANCHOR: write
     #[inline(always)]
     pub unsafe fn write<V: Vector<T>, const FULL: bool, const R: usize>(
@@ -108,6 +111,7 @@ impl<T: Real> Row<T> {
                     }
                 }
                 Row::Past { row, copy } => {
+                    debug_assert!(FULL);
                     for r in 0..R {
                         y[r].stream(row.add(at + r * step));
                     }
