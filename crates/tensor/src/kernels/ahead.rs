@@ -6,6 +6,7 @@
 //! the time for arithmetic are one.
 
 use crate::Real;
+use crate::aligned::LINE;
 use crate::simd::Vector;
 
 /// Elements that lie at least between the beginning of a block and what is asked for while it is worked on.
@@ -69,7 +70,7 @@ impl<T: Real> Stretch<T> {
 
 /// Elements of a line of memory.
 const fn line<T>() -> usize {
-    64 / size_of::<T>()
+    LINE / size_of::<T>()
 }
 
 /// `R` stretches that will be read and `W` that will be written, asked for step by step.

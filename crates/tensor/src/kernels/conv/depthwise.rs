@@ -9,6 +9,8 @@ mod landing;
 mod tasks;
 
 pub(super) use grad::{Backward, Input, Map, RowSums};
+#[cfg(test)]
+pub(crate) use landing::LARGE;
 pub(super) use tasks::{Grads, backward, forward, sizes};
 
 use landing::Row;

@@ -28,6 +28,8 @@ mod sum;
 mod tests;
 mod window;
 
+#[cfg(test)]
+pub(crate) use depthwise::LARGE;
 pub use geometry::Geometry;
 pub(crate) use geometry::Sizes;
 use plan::{BackwardTask, ForwardTask, Plan};

@@ -304,7 +304,7 @@ fn wrong_shapes_are_errors_that_name_the_argument() {
     assert!(message(conv2d_per_sample(&none, &w, None, &geo)).contains("each of 0 samples"));
 }
 
-/// A gradient that is streamed past the caches, on processors that are faster that way, has the bits of its parts, which are too
+/// A gradient that is streamed past the caches, as tests do wherever there are stores for it, has the bits of its parts, which are too
 /// small for that.
 #[test]
 fn a_large_depthwise_gradient_has_the_bits_of_its_parts() {
@@ -313,7 +313,7 @@ fn a_large_depthwise_gradient_has_the_bits_of_its_parts() {
     for (c, [h, w], geo) in [(16, [31, 29], geo.stride(2)), (48, [19, 16], geo), (20, [31, 29], geo.stride(2))] {
         let (n, pixels, geo) = (38, c * h * w, geo.groups(c));
         let bytes = n * pixels * size_of::<f32>();
-        assert!(bytes >= 1 << 21 && bytes / 2 < 1 << 21, "large enough to be streamed, its half is not");
+        assert!(bytes >= LARGE && bytes / 2 < LARGE, "large enough to be streamed, its half is not");
         let kernels = randn::<f32>([c, 1, 3, 3], 1);
         let [mean, scale, shift] = [2, 3, 4].map(|seed| randn([c], seed));
         let norm = Norm { mean, scale, shift };

@@ -1,7 +1,8 @@
 use super::*;
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::conv::{
-    Geometry, Options, Want, conv2d_pending, conv2d_pending_backward, conv2d_site, conv2d_site_backward, reads_site,
+    Geometry, LARGE, Options, Want, conv2d_pending, conv2d_pending_backward, conv2d_site, conv2d_site_backward,
+    reads_site,
 };
 use crate::kernels::pending::{MaskedGrad, Norm, Pending, PendingGrad, Rectifier};
 use crate::kernels::testing::{assert_close, assert_gradient, assert_same_bits, message};
@@ -222,6 +223,29 @@ fn a_site_made_where_it_is_read_is_the_same_site() {
             }
         }
     }
+}
+
+/// The gradient of a map that is large enough to be streamed past the caches, of which each row is read as soon as it is made.
+#[test]
+fn a_large_site_made_where_it_is_read_is_the_same_site() {
+    let ([n, c, h, w], [o, m]) = ([18, 3, 31, 30], [16, 5]);
+    assert!(n * o * h * w * size_of::<f64>() >= LARGE);
+    let (bypass, first, second) = (values::<f64>(o, c, 20), values(m, c, 30), values(o, m, 40));
+    let site = Site { bypass: Some(layer(&bypass)), first: layer(&first), second: layer(&second) };
+    let map = &maps::<f64>([n, c, h, w])[2];
+    let (a, moments) = (randn([n, m], 50), sample_moments(map, true).unwrap());
+    let folded = folded_forward(map, &moments, &site, Some(&a), Rectifier::Relu).unwrap();
+    let made = Pending::rectified(&folded.y.make(), Rectifier::Relu);
+    let (geo, kernel) = (Geometry::default().padding(1).stride(2).groups(o), randn([o, 1, 3, 3], 60));
+    let [oh, ow] = geo.output(h, w, 3, 3).unwrap();
+    let dz = PendingGrad::plain(randn([n, o, oh, ow], 70));
+    let expected = conv2d_pending_backward(&made, &kernel, &dz, &geo, false, Want::ALL).unwrap();
+    let (dy, correlations) = conv2d_site_backward(&folded.y, &kernel, &dz, &geo, [true; 2]).unwrap().dx.unwrap();
+    assert!(dy.as_slice() == expected.dx.unwrap().dy.as_slice());
+    let [own, by_pass] = [Some(correlations), None]
+        .map(|given| folded_backward(&site, &folded, PendingGrad::plain(dy.clone()), given).unwrap());
+    assert_close("moments", &own.moments, &by_pass.moments, 1e-11);
+    assert_close("gates", &own.a, &by_pass.a, 1e-11);
 }
 
 /// One convolution with its batch norm is a site whose branch gives nothing, (ft.9) and (ft.1) to (ft.8).

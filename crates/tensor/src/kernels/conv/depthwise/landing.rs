@@ -13,7 +13,7 @@ use crate::kernels::tile::store_lanes;
 use crate::simd::{self, Vector};
 
 /// Bytes from which on a map is streamed: more than the second-level cache holds.
-const LARGE: usize = 1 << 21;
+pub(crate) const LARGE: usize = 1 << 21;
 
 /// How the rows of a map are written.
 pub(super) enum Landing<T> {
@@ -44,7 +44,7 @@ impl<T: Real> Landing<T> {
         match self {
             Landing::InPlace => Row::in_place(place),
             Landing::Streamed { copy } => {
-                Row::Past { row: place.as_mut_ptr(), copy: copy.as_mut().map(|copy| copy.as_mut_ptr()) }
+                Row::Streamed { row: place.as_mut_ptr(), copy: copy.as_mut().map(|copy| copy.as_mut_ptr()) }
             }
         }
     }
@@ -75,7 +75,7 @@ pub(super) enum Row<T> {
     /// Where it belongs; the memory `next` elements behind a pixel is asked for.
     InPlace { row: *mut T, next: usize },
     /// Where it belongs, past the caches, and into a copy; pixels and vectors are whole lines.
-    Past { row: *mut T, copy: Option<*mut T> },
+    Streamed { row: *mut T, copy: Option<*mut T> },
 }
 
 impl<T: Real> Row<T> {
@@ -88,7 +88,7 @@ impl<T: Real> Row<T> {
     /// Writes `y` from element `at` on, one every `step` elements, the first `n` lanes of each.
     ///
     /// # Safety
-    /// All R must lie in the row, and n be a whole vector if `FULL`; [`Row::Past`] needs that, and a row that begins a line.
+    /// All R must lie in the row, and n be a whole vector if `FULL`; [`Row::Streamed`] needs that, and a row that begins a line.
     // ANCHOR: write
     #[inline(always)]
     pub unsafe fn write<V: Vector<T>, const FULL: bool, const R: usize>(
@@ -110,7 +110,7 @@ impl<T: Real> Row<T> {
                         out = out.wrapping_add(step);
                     }
                 }
-                Row::Past { row, copy } => {
+                Row::Streamed { row, copy } => {
                     debug_assert!(FULL);
                     for r in 0..R {
                         y[r].stream(row.add(at + r * step));
