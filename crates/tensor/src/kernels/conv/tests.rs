@@ -304,8 +304,8 @@ fn wrong_shapes_are_errors_that_name_the_argument() {
     assert!(message(conv2d_per_sample(&none, &w, None, &geo)).contains("each of 0 samples"));
 }
 
-/// A gradient that is streamed past the caches, as tests do wherever there are stores for it, has the bits of its parts, which are too
-/// small for that.
+/// A gradient that is streamed past the caches, as in tests wherever there are stores for it, has the bits of its parts,
+/// which are too small for that.
 #[test]
 fn a_large_depthwise_gradient_has_the_bits_of_its_parts() {
     let geo = Geometry::default().padding(1);
