@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::Real;
-use crate::parallel::{PIECES, pieces};
+use crate::parallel::{self, PASS, PIECES, ranges, run_tasks};
 
 /// Below this many elements a second thread costs more than it wins.
 const SERIAL: usize = 1 << 15;
@@ -53,15 +53,9 @@ pub(super) fn sum_rows<A: Send>(
     rows: usize,
     width: usize,
     map: impl Fn(Range<usize>) -> A + Send + Sync,
-    mut add: impl FnMut(&mut A, A),
+    add: impl FnMut(&mut A, A),
 ) -> Option<A> {
-    let unsplit = if rows.saturating_mul(width) < SERIAL { PIECES } else { 1 };
-    let mut parts = pieces(rows).with_min_len(unsplit).map(map).collect::<Vec<_>>().into_iter();
-    let mut total = parts.next()?;
-    for part in parts {
-        add(&mut total, part);
-    }
-    Some(total)
+    parallel::sum(run_tasks(ranges(rows, PIECES), PASS.saturating_mul(rows.saturating_mul(width)), map), add)
 }
 
 /// Adds to `total [C]` the sums over the rows of `x [rows, C]`.
