@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// enough that adding up the pieces costs nothing.
 pub const PIECES: usize = 16;
 
-/// Work below this many multiply-adds, some ten microseconds, is not worth a second thread.
-const SERIAL: usize = 1 << 20;
+/// Work below this many multiply-adds, a few microseconds, is not worth a second thread, though it be awake.
+const SERIAL: usize = 1 << 18;
 /// Multiply-adds that an element of a pass over memory counts for.
 pub(crate) const PASS: usize = 16;
 
