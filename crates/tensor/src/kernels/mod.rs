@@ -11,6 +11,8 @@ pub mod conv;
 pub mod cross_entropy;
 pub mod folded;
 pub mod gemm;
+#[cfg(test)]
+mod known;
 pub mod linear;
 pub mod matmul;
 mod moments;

@@ -128,8 +128,8 @@ impl<T: Real> RowMoments<T> {
 
     /// Takes in `rows`, C elements each.
     #[inline(always)]
-    pub fn add<V: Vector<T>>(&mut self, rows: &[T]) {
-        let c = self.sums.first.len();
+    pub fn add<V: Vector<T>>(&mut self, rows: &[T], c: usize) {
+        assert!(c == self.sums.first.len());
         if self.count == 0 {
             self.pivot = rows[..c].to_vec();
         }
@@ -139,17 +139,16 @@ impl<T: Real> RowMoments<T> {
             // SAFETY: `n` elements from `at` on lie inside every row and inside the vectors of length C.
             unsafe {
                 if n == V::LANES {
-                    self.add_channels::<V, true>(rows, at, n);
+                    self.add_channels::<V, true>(rows, c, at, n);
                 } else {
-                    self.add_channels::<V, false>(rows, at, n);
+                    self.add_channels::<V, false>(rows, c, at, n);
                 }
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn add_channels<V: Vector<T>, const FULL: bool>(&mut self, rows: &[T], at: usize, n: usize) {
-        let c = self.sums.first.len();
+    unsafe fn add_channels<V: Vector<T>, const FULL: bool>(&mut self, rows: &[T], c: usize, at: usize, n: usize) {
         let (pixels, row) = (rows.len() / c, rows[at..].as_ptr());
         // SAFETY: the caller has checked the extents.
         unsafe {

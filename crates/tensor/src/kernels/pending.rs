@@ -178,6 +178,13 @@ impl<'a, T: Real> Loader<'a, T> {
         Loader { data, c, norm: None, rectifier: Rectifier::Identity }
     }
 
+    /// The same; of a `c` that it knows the compiler can make use.
+    #[inline(always)]
+    pub fn of_channels(&self, c: usize) -> Self {
+        assert!(c == self.c);
+        Loader { c, ..*self }
+    }
+
     /// The pixels as they lie in memory, if that is what they are.
     pub fn as_is(&self, first: usize, pixels: usize) -> Option<&'a [T]> {
         self.norm.is_none().then(|| &self.data[first * self.c..(first + pixels) * self.c])
@@ -226,17 +233,20 @@ impl<'a, T: Real> Loader<'a, T> {
             let lanes = Lanes { at, read: V::LANES.min(c - at), write: V::LANES.min(width - at) };
             // SAFETY: the slices hold `pixels` rows of C and of `width` elements.
             unsafe {
-                if (lanes.read, lanes.write) == (V::LANES, V::LANES) {
-                    self.load_lanes::<V, true, ASKS>(data, lanes, minus, out, stride, pixels);
-                } else {
-                    self.load_lanes::<V, false, ASKS>(data, lanes, minus, out, stride, pixels);
+                // An upper end costs a loop of its own less than each pixel an instruction; a rest of channels takes it along.
+                match ((lanes.read, lanes.write) == (V::LANES, V::LANES), self.rectifier) {
+                    (true, Rectifier::Relu6) => {
+                        self.load_lanes::<V, true, true, ASKS>(data, lanes, minus, out, stride, pixels);
+                    }
+                    (true, _) => self.load_lanes::<V, true, false, ASKS>(data, lanes, minus, out, stride, pixels),
+                    (false, _) => self.load_lanes::<V, false, true, ASKS>(data, lanes, minus, out, stride, pixels),
                 }
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn load_lanes<V: Vector<T>, const FULL: bool, const ASKS: bool>(
+    unsafe fn load_lanes<V: Vector<T>, const FULL: bool, const CAPPED: bool, const ASKS: bool>(
         &self,
         data: &[T],
         Lanes { at, read, write }: Lanes,
@@ -270,7 +280,11 @@ impl<'a, T: Real> Loader<'a, T> {
             for i in 0..pixels {
                 ask(i);
                 let z = lanes::<T, V, FULL>(from.wrapping_add(i * c), read);
-                let x = z.sub(mean).mul_add(scale, shift).max(low).min(high).sub(minus);
+                let mut x = z.sub(mean).mul_add(scale, shift).max(low);
+                if CAPPED {
+                    x = x.min(high);
+                }
+                let x = x.sub(minus);
                 store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
             }
         }

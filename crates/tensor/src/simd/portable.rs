@@ -94,11 +94,13 @@ impl<T: Real> Vector<T> for Portable<T> {
     }
 
     #[inline(always)]
-    fn keep_between(self, x: Self, low: Self, high: Self) -> Self {
-        Portable(std::array::from_fn(|i| {
-            let outside = x.0[i] <= low.0[i] || x.0[i] >= high.0[i];
-            if outside { T::zero() } else { self.0[i] }
-        }))
+    fn keep_above(self, x: Self, low: Self) -> Self {
+        Portable(std::array::from_fn(|i| if x.0[i] <= low.0[i] { T::zero() } else { self.0[i] }))
+    }
+
+    #[inline(always)]
+    fn keep_below(self, x: Self, high: Self) -> Self {
+        Portable(std::array::from_fn(|i| if x.0[i] >= high.0[i] { T::zero() } else { self.0[i] }))
     }
 
     #[inline(always)]

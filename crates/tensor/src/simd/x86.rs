@@ -85,12 +85,13 @@ macro_rules! avx512 {
                 $name(unsafe { $min(other.0, self.0) })
             }
             #[inline(always)]
-            fn keep_between(self, x: Self, low: Self, high: Self) -> Self {
-                unsafe {
-                    let kept = $cmp::<_CMP_NLE_UQ>(x.0, low.0) & $cmp::<_CMP_NGE_UQ>(x.0, high.0);
-                    // A sum, not a move: that would be melted into masked loads and stores, which wait for each other.
-                    $name($keep(kept, self.0, $set1(0.0)))
-                }
+            fn keep_above(self, x: Self, low: Self) -> Self {
+                // A sum, not a move: that would be melted into masked loads and stores, which wait for each other.
+                $name(unsafe { $keep($cmp::<_CMP_NLE_UQ>(x.0, low.0), self.0, $set1(0.0)) })
+            }
+            #[inline(always)]
+            fn keep_below(self, x: Self, high: Self) -> Self {
+                $name(unsafe { $keep($cmp::<_CMP_NGE_UQ>(x.0, high.0), self.0, $set1(0.0)) })
             }
             #[inline(always)]
             fn interleave(self, other: Self) -> [Self; 2] {
@@ -210,11 +211,12 @@ macro_rules! avx2 {
                 $name(unsafe { $min(other.0, self.0) })
             }
             #[inline(always)]
-            fn keep_between(self, x: Self, low: Self, high: Self) -> Self {
-                unsafe {
-                    let kept = $and($cmp::<_CMP_NLE_UQ>(x.0, low.0), $cmp::<_CMP_NGE_UQ>(x.0, high.0));
-                    $name($and(kept, self.0))
-                }
+            fn keep_above(self, x: Self, low: Self) -> Self {
+                $name(unsafe { $and($cmp::<_CMP_NLE_UQ>(x.0, low.0), self.0) })
+            }
+            #[inline(always)]
+            fn keep_below(self, x: Self, high: Self) -> Self {
+                $name(unsafe { $and($cmp::<_CMP_NGE_UQ>(x.0, high.0), self.0) })
             }
             #[inline(always)]
             fn interleave(self, other: Self) -> [Self; 2] {

@@ -219,7 +219,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                 None => slide.row::<V>(row, w, Start::of(bias), rectifier, y),
             }
             if with_moments {
-                moments.add::<V>(y);
+                moments.add::<V>(y, s.o);
             }
         }
         moments

@@ -205,8 +205,18 @@ impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
+        match self.0.s.c {
+            16 if V::KNOWS => self.rows::<V>(16),
+            c => self.rows::<V>(c),
+        }
+    }
+}
+
+impl<T: Real, X: Rows<T>> Forward<'_, T, X> {
+    #[inline(always)]
+    fn rows<V: Vector<T>>(self, c: usize) -> RowMoments<T> {
         let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
-        let c = s.c;
+        let s = &Sizes { c, ..*s };
         let mut moments = RowMoments::none(c);
         let mut window = input_window(s, x);
         let mut taps = Vec::with_capacity(s.kh * s.kw);
@@ -233,7 +243,7 @@ impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
             // SAFETY: every patch lies inside its padded rows, `y` holds a row of the output.
             unsafe { gather.run::<V>(c, &mut Rectified(rectifier)) };
             if with_moments {
-                moments.add::<V>(y);
+                moments.add::<V>(y, c);
             }
         }
         moments

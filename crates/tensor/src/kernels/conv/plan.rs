@@ -328,7 +328,7 @@ impl<T: Real> Kernel<T> for Finish<'_, T> {
         }
         if self.with_moments {
             const BLOCK: usize = 64; // pixels summed in `T`
-            self.y.chunks(BLOCK * self.c).for_each(|y| moments.add::<V>(y));
+            self.y.chunks(BLOCK * self.c).for_each(|y| moments.add::<V>(y, self.c));
         }
         moments
     }

@@ -77,25 +77,34 @@ struct Gather<'a, T: Real> {
 impl<T: Real> Kernel<T> for Gather<'_, T> {
     type Output = Vec<(usize, Moments)>;
 
-    // ANCHOR: gather_moments
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Self::Output {
-        let c = self.loader.c;
-        let row = panel_row(c);
+        match self.loader.c {
+            16 if V::KNOWS => self.samples::<V>(16),
+            c => self.samples::<V>(c),
+        }
+    }
+}
+
+impl<T: Real> Gather<'_, T> {
+    // ANCHOR: gather_moments
+    #[inline(always)]
+    fn samples<V: Vector<T>>(self, c: usize) -> Vec<(usize, Moments)> {
+        let (row, loader) = (panel_row(c), self.loader.of_channels(c));
         let (mut pivot, mut made) = (Aligned::zeros(row), Aligned::zeros(block(c, c) * row));
         let (mut squares, mut sums) = (Aligned::zeros(c * row), Aligned::zeros(row));
         let (mut total, mut total_sums) = (vec![0.0; c * row], vec![0.0; row]);
         let mut of_samples = Vec::with_capacity(self.task.0.len());
         for (b, pixels) in self.task.0 {
             let count = pixels.len() as f64;
-            self.loader.load::<V>(pixels.start, 1, None, &mut pivot, row);
+            loader.load::<V>(pixels.start, 1, None, &mut pivot, row);
             total.fill(0.0);
             total_sums.fill(0.0);
             for summed in blocks(pixels, SUMMED) {
                 squares.fill(T::zero());
                 sums.fill(T::zero());
                 for block in blocks(summed, block(c, c)) {
-                    self.loader.load::<V>(block.start, block.len(), Some(&pivot[..c]), &mut made, row);
+                    loader.load::<V>(block.start, block.len(), Some(&pivot[..c]), &mut made, row);
                     add_rows::<T, V>(&mut sums, &made[..block.len() * row]);
                     let product = Product {
                         rows: c,
@@ -110,7 +119,7 @@ impl<T: Real> Kernel<T> for Gather<'_, T> {
                     };
                     // SAFETY: `made` holds the block's rows, `squares` C rows.
                     unsafe {
-                        let reads = [self.loader.ahead(block.start, block.len())];
+                        let reads = [loader.ahead(block.start, block.len())];
                         let ahead = Ahead::new(product.steps::<V>(block.len()), reads, []);
                         product.run_asking::<V, 1, 0>(
                             &[Chunk { a: made.as_ptr(), b: made.as_ptr(), k: block.len() }],
@@ -204,16 +213,28 @@ struct Spread<'a, T: Real> {
 impl<T: Real> Kernel<T> for Spread<'_, T> {
     type Output = Sums;
 
-    // ANCHOR: spread
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Sums {
+        let c = self.x.c;
+        match [c, self.site.map_or(c, |(dy, _)| dy.c)] {
+            [16, 16] if V::KNOWS => self.samples::<V>([16, 16]),
+            [16, 32] if V::KNOWS => self.samples::<V>([16, 32]),
+            channels => self.samples::<V>(channels),
+        }
+    }
+}
+
+impl<T: Real> Spread<'_, T> {
+    // ANCHOR: spread
+    #[inline(always)]
+    fn samples<V: Vector<T>>(self, [c, o]: [usize; 2]) -> Sums {
         let Spread { x, moments, grad, site, per_position, task, dx } = self;
-        let c = x.c;
-        let o = site.map_or(c, |(dy, _)| dy.c);
+        let x = x.of_channels(c);
+        let site = site.map(|(dy, site)| (dy.of_channels(o), site));
         let (c_row, o_row) = (panel_row(c), panel_row(o));
         let mut sums = Sums::zeros(c);
         // x − μ_b and dy side by side, so that (ft.8) is one product.
-        let row = c_row + site.map_or(0, |_| o_row);
+        let row = c_row + site.as_ref().map_or(0, |_| o_row);
         let mut both = Aligned::zeros(block(c, o) * row);
         // 2/P sym(dC_b) as a panel, and h_b.
         let (mut symmetric, mut h) = (Aligned::zeros(c * c_row), Aligned::zeros(c_row));
@@ -226,13 +247,13 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
                 for j in 0..c {
                     symmetric[j] = per_position * (dcov[i * c + j] + dcov[j * c + i]);
                 }
-                let drift = site.map_or(T::zero(), |(_, site)| site.drift[b * c_row + i]);
+                let drift = site.as_ref().map_or(T::zero(), |(_, site)| site.drift[b * c_row + i]);
                 h[i] = (dmean[i] - drift) * per_position;
             }
-            let map = site.map(|(_, site)| &site.maps.as_slice()[b * o * c_row..][..o * c_row]);
+            let map = site.as_ref().map(|(_, site)| &site.maps.as_slice()[b * o * c_row..][..o * c_row]);
             for block in blocks(pixels, block(c, o)) {
                 x.load::<V>(block.start, block.len(), Some(mean), &mut both, row);
-                if let Some((dy, _)) = site {
+                if let Some((dy, _)) = &site {
                     dy.load::<V>(block.start, block.len(), &mut both[c_row..], row);
                 }
                 chunks.clear();
@@ -253,7 +274,7 @@ impl<T: Real> Kernel<T> for Spread<'_, T> {
                 // SAFETY: `both` and `dx` hold the block's rows, the panels C and Cout rows, `h` whole vectors.
                 unsafe {
                     let [x, after] = [x.ahead(block.start, block.len()), Stretch::after(dx)];
-                    match site {
+                    match &site {
                         Some((dy, _)) => {
                             let [one, other] = dy.ahead(block.start, block.len());
                             let ahead = Ahead::new(product.steps::<V>(c + o), [x, one, other], [after]);

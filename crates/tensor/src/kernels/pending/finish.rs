@@ -22,9 +22,9 @@ pub(crate) struct Masking<'a, T> {
 pub(crate) struct Finisher<V, const NORM: bool> {
     /// mean, scale and shift.
     norm: [V; 3],
-    /// Where the rectifier is not flat, if it is anywhere.
-    between: [V; 2],
-    masks: bool,
+    rectifier: Rectifier,
+    /// Its lower and upper end.
+    bounds: [V; 2],
     /// Two sums each: an addition need not wait for the one before it.
     first: [V; 2],
     second: [V; 2],
@@ -45,8 +45,8 @@ impl<V: Copy, const NORM: bool> Finisher<V, NORM> {
         let norm = of.norm.map(|norm| norm.map(|v| unsafe { lanes::<T, V, FULL>(v.as_ptr().add(at), n) }));
         Finisher {
             norm: norm.unwrap_or([zero; 3]),
-            between: of.rectifier.bounds::<T>().map(V::splat),
-            masks: of.rectifier != Rectifier::Identity,
+            rectifier: of.rectifier,
+            bounds: of.rectifier.bounds::<T>().map(V::splat),
             first: [zero; 2],
             second: [zero; 2],
         }
@@ -61,8 +61,13 @@ impl<V: Copy, const NORM: bool> Finisher<V, NORM> {
         let [mean, scale, shift] = self.norm;
         let centred = if NORM { z.sub(mean) } else { z };
         let y = if NORM { centred.mul_add(scale, shift) } else { z };
-        let [low, high] = self.between;
-        let dy = if self.masks { da.keep_between(y, low, high) } else { da };
+        let [low, high] = self.bounds;
+        // A comparison takes the place of a multiply-add: no more of them than the rectifier needs.
+        let dy = match self.rectifier {
+            Rectifier::Identity => da,
+            Rectifier::Relu => da.keep_above(y, low),
+            Rectifier::Relu6 => da.keep_above(y, low).keep_below(y, high),
+        };
         self.first[sum] = self.first[sum].add(dy);
         if NORM {
             self.second[sum] = dy.mul_add(centred, self.second[sum]);
@@ -147,7 +152,7 @@ unsafe fn finish_lanes<T: Real, V: Vector<T>, const FULL: bool, const NORM: bool
                     break;
                 }
                 let dy = finisher.pixel(lanes::<T, V, FULL>(z, n), lanes::<T, V, FULL>(d, n), sum);
-                if finisher.masks {
+                if of.rectifier != Rectifier::Identity {
                     store_lanes::<T, V, FULL>(dy, d, n);
                 }
                 (z, d) = (z.wrapping_add(c), d.wrapping_add(c));

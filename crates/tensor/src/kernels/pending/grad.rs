@@ -220,6 +220,7 @@ impl<T: Real> Kernel<T> for MakeGrad<'_, T> {
 }
 
 /// How kernels read a pending gradient.
+#[derive(Clone, Copy)]
 pub(crate) struct GradLoader<'a, T> {
     dy: &'a [T],
     pub c: usize,
@@ -227,6 +228,13 @@ pub(crate) struct GradLoader<'a, T> {
 }
 
 impl<T: Real> GradLoader<'_, T> {
+    /// As [`Loader::of_channels`].
+    #[inline(always)]
+    pub fn of_channels(&self, c: usize) -> Self {
+        assert!(c == self.c);
+        GradLoader { c, ..*self }
+    }
+
     /// What a load two blocks after these pixels will read, in two stretches.
     #[inline(always)]
     pub fn ahead(&self, first: usize, pixels: usize) -> [Stretch<T>; 2] {
