@@ -210,6 +210,11 @@ fn detect() -> Level {
     Level::Portable
 }
 
+/// Whether [`dispatch`] runs kernels with vectors that [know](Vector::KNOWS) usual channels.
+pub(crate) fn knows<T: Real>() -> bool {
+    level() == Level::Avx512 && size_of::<T>() == size_of::<f32>()
+}
+
 /// Whether stores past the caches are the faster ones for maps that no cache holds: on AMD's processors (Zen 4: a copy of
 /// 8 MiB in 0.46 instead of 0.54 ms), not on Intel's (Cascade Lake: 1.52 instead of 1.41 ms).
 pub(crate) fn streams() -> bool {

@@ -205,18 +205,9 @@ impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
-        match self.0.s.c {
-            16 if V::KNOWS => self.rows::<V>(16),
-            c => self.rows::<V>(c),
-        }
-    }
-}
-
-impl<T: Real, X: Rows<T>> Forward<'_, T, X> {
-    #[inline(always)]
-    fn rows<V: Vector<T>>(self, c: usize) -> RowMoments<T> {
         let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
-        let s = &Sizes { c, ..*s };
+        let s = &of_known_rows::<T, V, X>(s);
+        let c = s.c;
         let mut moments = RowMoments::none(c);
         let mut window = input_window(s, x);
         let mut taps = Vec::with_capacity(s.kh * s.kw);
@@ -248,6 +239,19 @@ impl<T: Real, X: Rows<T>> Forward<'_, T, X> {
         }
         moments
     }
+}
+
+/// The sizes, with the number of channels that the rows know.
+///
+/// # Panics
+/// If they know another one, or one for vectors that do not.
+#[inline(always)]
+fn of_known_rows<T: Real, V: Vector<T>, X: Rows<T>>(s: &Sizes) -> Sizes {
+    if X::KNOWN == 0 {
+        return *s;
+    }
+    assert!(V::KNOWS && s.c == X::KNOWN);
+    Sizes { c: X::KNOWN, ..*s }
 }
 
 fn input_window<T: Real, X: Rows<T>>(s: &Sizes, x: X) -> Window<T, X> {

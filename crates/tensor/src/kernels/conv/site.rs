@@ -7,7 +7,7 @@ use super::{Geometry, Options, Sizes};
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::folded::{Correlation, Correlations, Correlator, PendingSite, SiteRows};
 use crate::kernels::pending::{Masking, PendingGrad};
-use crate::simd::Vector;
+use crate::simd::{Vector, knows};
 use crate::{Real, Result, Tensor};
 
 /// The gradients of [`conv2d_site`].
@@ -34,7 +34,21 @@ pub fn conv2d_site<T: Real>(
 ) -> Result<(Tensor<T>, Option<BatchStats<T>>)> {
     const OP: &str = "conv2d";
     let s = &depthwise::sizes(OP, x.shape(), w, geo)?;
-    depthwise::forward(OP, s, || x.rows(s.w, slots(s.reach())), w, options, work(x, s))
+    match x.channels() {
+        [16, 16] if knows::<T>() => forward::<T, 16, 16>(OP, s, x, w, options),
+        [16, 32] if knows::<T>() => forward::<T, 16, 32>(OP, s, x, w, options),
+        _ => forward::<T, 0, 0>(OP, s, x, w, options),
+    }
+}
+
+fn forward<T: Real, const C: usize, const O: usize>(
+    op: &'static str,
+    s: &Sizes,
+    x: &PendingSite<T>,
+    w: &Tensor<T>,
+    options: Options,
+) -> Result<(Tensor<T>, Option<BatchStats<T>>)> {
+    depthwise::forward(op, s, || x.rows::<C, O>(s.w, slots(s.reach())), w, options, work(x, s))
 }
 
 /// The gradients of [`conv2d_site`], (conv.3) and (conv.2), each if it is wanted.
@@ -54,7 +68,21 @@ pub fn conv2d_site_backward<T: Real>(
     const OP: &str = "conv2d_backward";
     let s = &depthwise::sizes(OP, x.shape(), w, geo)?;
     s.check_dy(OP, &dy.dy)?;
-    let input = || SiteInput { rows: x.rows(s.w, slots(s.reach())), correlator: x.correlator() };
+    match x.channels() {
+        [16, 16] if knows::<T>() => backward::<T, 16, 16>(s, x, w, dy, want),
+        [16, 32] if knows::<T>() => backward::<T, 16, 32>(s, x, w, dy, want),
+        _ => backward::<T, 0, 0>(s, x, w, dy, want),
+    }
+}
+
+fn backward<T: Real, const C: usize, const O: usize>(
+    s: &Sizes,
+    x: &PendingSite<T>,
+    w: &Tensor<T>,
+    dy: &PendingGrad<T>,
+    want: [bool; 2],
+) -> Result<SiteConvGrads<T>> {
+    let input = || SiteInput { rows: x.rows::<C, O>(s.w, slots(s.reach())), correlator: Correlator::new() };
     let Grads { dx, dw } = depthwise::backward(s, input, w, dy, want, work(x, s))?;
     Ok(SiteConvGrads { dx: dx.map(|(dx, of)| (dx, Correlations::join(of.into_iter().flatten()))), dw })
 }
@@ -65,7 +93,7 @@ const MOST_CHANNELS: usize = 24;
 /// Whether a convolution with these kernels can read what a site gives without its being made, and gains by it: a choice
 /// by sizes alone, never by a timing. `cargo bench --bench kernels site` shows both sides.
 pub fn reads_site<T: Real>(x: &PendingSite<T>, w: &Tensor<T>, geo: &Geometry) -> bool {
-    x.channels_in() <= MOST_CHANNELS && depthwise::sizes("conv2d", x.shape(), w, geo).is_ok()
+    x.channels()[0] <= MOST_CHANNELS && depthwise::sizes("conv2d", x.shape(), w, geo).is_ok()
 }
 
 /// Multiply-adds of (ft.7) and (conv.1).
@@ -73,9 +101,11 @@ fn work<T: Real>(x: &PendingSite<T>, s: &Sizes) -> usize {
     x.macs().saturating_add(s.macs())
 }
 
-impl<T: Real> Rows<T> for SiteRows<'_, T> {
+impl<T: Real, const C: usize, const O: usize> Rows<T> for SiteRows<'_, T, C, O> {
+    const KNOWN: usize = O;
+
     fn channels(&self) -> usize {
-        SiteRows::channels(self)
+        SiteRows::channels(self)[1]
     }
 
     #[inline(always)]
@@ -85,14 +115,16 @@ impl<T: Real> Rows<T> for SiteRows<'_, T> {
 }
 
 /// A site's output, and what the site needs of its gradient.
-struct SiteInput<'a, T: Real> {
-    rows: SiteRows<'a, T>,
+struct SiteInput<'a, T: Real, const C: usize, const O: usize> {
+    rows: SiteRows<'a, T, C, O>,
     correlator: Correlator<T>,
 }
 
-impl<T: Real> Rows<T> for SiteInput<'_, T> {
+impl<T: Real, const C: usize, const O: usize> Rows<T> for SiteInput<'_, T, C, O> {
+    const KNOWN: usize = O;
+
     fn channels(&self) -> usize {
-        SiteRows::channels(&self.rows)
+        Rows::channels(&self.rows)
     }
 
     #[inline(always)]
@@ -101,7 +133,7 @@ impl<T: Real> Rows<T> for SiteInput<'_, T> {
     }
 }
 
-impl<T: Real> Input<T> for SiteInput<'_, T> {
+impl<T: Real, const C: usize, const O: usize> Input<T> for SiteInput<'_, T, C, O> {
     type Sums = Vec<Correlation<T>>;
     const IN_MEMORY: bool = false;
 
@@ -116,8 +148,8 @@ impl<T: Real> Input<T> for SiteInput<'_, T> {
     fn take_in<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize, d: &[T], sums: &mut RowSums<T>) {
         let first = row * rows.pixels;
         let (_, slot, SiteInput { rows, correlator }) = rows.made::<V>(row);
-        let (c, [g, _]) = (SiteRows::channels(rows), &sums.sums);
-        correlator.add::<V, 0>(rows.site().sample(first), rows.centred(slot), (d, c), g, []);
+        let (channels, [g, _]) = (SiteRows::channels(rows), &sums.sums);
+        correlator.add::<V, 0>(channels, rows.site().sample(first), rows.centred(slot), (d, channels[1]), g, []);
         sums.clear();
     }
     // ANCHOR_END: finish

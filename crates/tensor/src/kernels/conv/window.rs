@@ -8,6 +8,8 @@ use crate::simd::Vector;
 
 /// Where rows come from.
 pub(super) trait Rows<T: Real> {
+    /// Elements of a pixel, if the loops over them are compiled for that number, [`Vector::KNOWS`]; else 0.
+    const KNOWN: usize = 0;
     /// Elements of a pixel.
     fn channels(&self) -> usize;
     /// Makes row `row` of the batch, `pixels` pixels, for place `slot` of a window.

@@ -82,29 +82,28 @@ impl<T: Real> Correlations<T> {
 
 /// Adds up dM_b and g_b of the samples that it is shown, one after the other.
 pub(crate) struct Correlator<T: Real> {
-    c: usize,
-    o: usize,
     done: Vec<Correlation<T>>,
 }
 
 impl<T: Real> Correlator<T> {
-    pub fn new(c: usize, o: usize) -> Self {
-        Correlator { c, o, done: Vec::new() }
+    pub fn new() -> Self {
+        Correlator { done: Vec::new() }
     }
 
-    /// Adds pixels of sample `b`: `centred` is x_b − μ_b as a panel, the rows of `dy` lie `dy_row` apart and have the sums
+    /// Adds pixels of sample `b`, of C and Cout channels: `centred` is x_b − μ_b as a panel, the rows of `dy` lie `dy_row` apart and have the sums
     /// `g`. Asks for the `R` stretches that will be read on the way.
     // ANCHOR: correlate
     #[inline(always)]
     pub fn add<V: Vector<T>, const R: usize>(
         &mut self,
+        [c, o]: [usize; 2],
         b: usize,
         centred: &[T],
         (dy, dy_row): (&[T], usize),
         g: &[T],
         reads: [Stretch<T>; R],
     ) {
-        let (c_row, o) = (panel_row(self.c), self.o);
+        let c_row = panel_row(c);
         if self.done.last().is_none_or(|of| of.b != b) {
             self.done.push(Correlation { b, dm: Aligned::zeros(o * c_row), g: vec![0.0; o] });
         }
@@ -114,7 +113,7 @@ impl<T: Real> Correlator<T> {
         assert!(dy.len() >= pixels * dy_row && dy_row >= o);
         let product = Product {
             rows: o,
-            columns: self.c,
+            columns: c,
             a_row: 1,
             a_step: dy_row,
             b_row: c_row,
@@ -155,7 +154,7 @@ impl<T: Real> Kernel<T> for Correlate<'_, T> {
         let (c, o) = (x.c, dy.c);
         let (c_row, o_row, step) = (panel_row(c), panel_row(o), block(c, o));
         let (mut centred, mut dz) = (Aligned::zeros(step * c_row), Aligned::zeros(step * o_row));
-        let (mut correlator, mut g) = (Correlator::new(c, o), Aligned::zeros(o_row));
+        let (mut correlator, mut g) = (Correlator::new(), Aligned::zeros(o_row));
         for (b, pixels) in task.0 {
             let mean = &moments[b * (c + c * c)..][..c];
             for block in blocks(pixels, step) {
@@ -165,7 +164,7 @@ impl<T: Real> Kernel<T> for Correlate<'_, T> {
                 add_rows::<T, V>(&mut g, &dz[..block.len() * o_row]);
                 let [one, other] = dy.ahead(block.start, block.len());
                 let reads = [x.ahead(block.start, block.len()), one, other];
-                correlator.add::<V, 3>(b, &centred[..block.len() * c_row], (&dz, o_row), &g, reads);
+                correlator.add::<V, 3>([c, o], b, &centred[..block.len() * c_row], (&dz, o_row), &g, reads);
             }
         }
         correlator.finish()

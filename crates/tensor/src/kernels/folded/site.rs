@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::panels::scale_rows;
 use super::saved::Saved;
-use super::{Correlator, Site, Sizes, Task, block, blocks, to_f64};
+use super::{Site, Sizes, Task, block, blocks, to_f64};
 use crate::aligned::Aligned;
 use crate::kernels::ahead::{Ahead, Stretch};
 use crate::kernels::pending::{Loader, Pending, Rectifier};
@@ -82,9 +82,9 @@ impl<T: Real> PendingSite<T> {
         (&self.x, &self.moments)
     }
 
-    /// Channels of the site's input.
-    pub(crate) fn channels_in(&self) -> usize {
-        self.s.c
+    /// Channels of the site's input and output.
+    pub(crate) fn channels(&self) -> [usize; 2] {
+        [self.s.c, self.s.o]
     }
 
     /// The map itself, (ft.7): one pass over memory.
@@ -95,7 +95,7 @@ impl<T: Real> PendingSite<T> {
         let pixels: Vec<Range<usize>> = tasks.iter().map(Task::pixels).collect();
         let parts = parts_mut(y.as_mut_slice(), &pixels, self.s.o);
         run_tasks(tasks.into_iter().zip(parts).collect(), self.macs(), |(task, y)| {
-            dispatch(Make { rows: self.rows(block(self.s.c, self.s.o), 1), task, y });
+            dispatch(Make { rows: self.rows::<0, 0>(block(self.s.c, self.s.o), 1), task, y });
         });
         y
     }
@@ -106,14 +106,10 @@ impl<T: Real> PendingSite<T> {
     }
 
     /// How a kernel makes its pixels, `pixels` at a time; what they were made of is kept in `slots` places.
-    pub(crate) fn rows(&self, pixels: usize, slots: usize) -> SiteRows<'_, T> {
+    pub(crate) fn rows<const C: usize, const O: usize>(&self, pixels: usize, slots: usize) -> SiteRows<'_, T, C, O> {
+        assert!(C + O == 0 || [C, O] == self.channels());
         let len = pixels * panel_row(self.s.c);
         SiteRows { site: self, x: self.x.loader(), len, centred: Aligned::zeros(slots * len) }
-    }
-
-    /// Where dM_b and g_b are added up.
-    pub(crate) fn correlator(&self) -> Correlator<T> {
-        Correlator::new(self.s.c, self.s.o)
     }
 
     /// Whose pixel `first` is: without a gate the batch counts as one sample.
@@ -199,8 +195,8 @@ impl<T: Real> Kernel<T> for Maps<'_, T> {
     }
 }
 
-/// Makes pixels, (ft.7), with a task's scratch.
-pub(crate) struct SiteRows<'a, T: Real> {
+/// Makes pixels, (ft.7), with a task's scratch. C and Cout, where loops are compiled for them, or 0.
+pub(crate) struct SiteRows<'a, T: Real, const C: usize, const O: usize> {
     site: &'a PendingSite<T>,
     x: Loader<'a, T>,
     /// x_b − μ_b, a panel of `len` elements for each slot.
@@ -208,10 +204,11 @@ pub(crate) struct SiteRows<'a, T: Real> {
     centred: Aligned<T>,
 }
 
-impl<'a, T: Real> SiteRows<'a, T> {
-    /// Channels of the output.
-    pub fn channels(&self) -> usize {
-        self.site.s.o
+impl<'a, T: Real, const C: usize, const O: usize> SiteRows<'a, T, C, O> {
+    /// Channels of the input and the output.
+    #[inline(always)]
+    pub fn channels(&self) -> [usize; 2] {
+        if O == 0 { self.site.channels() } else { [C, O] }
     }
 
     /// The site that the pixels are of.
@@ -235,12 +232,13 @@ impl<'a, T: Real> SiteRows<'a, T> {
         y: &mut [T],
         writes: [Stretch<T>; W],
     ) {
-        let PendingSite { moments, maps, shifts, rectifier, s, .. } = self.site;
-        let Sizes { c, o, .. } = *s;
+        let PendingSite { moments, maps, shifts, rectifier, .. } = self.site;
+        let [c, o] = self.channels();
+        let x = self.x.of_channels(c);
         let (b, c_row, o_row, pixels) = (self.site.sample(first), panel_row(c), panel_row(o), y.len() / o);
         let centred = &mut self.centred[slot * self.len..][..self.len];
         assert!(y.len() == pixels * o && centred.len() >= pixels * c_row);
-        self.x.load::<V>(first, pixels, Some(&moments.as_slice()[b * (c + c * c)..][..c]), centred, c_row);
+        x.load::<V>(first, pixels, Some(&moments.as_slice()[b * (c + c * c)..][..c]), centred, c_row);
         let product = Product {
             rows: pixels,
             columns: o,
@@ -255,7 +253,7 @@ impl<'a, T: Real> SiteRows<'a, T> {
         let map = &maps.as_slice()[b * c * o_row..][..c * o_row];
         // SAFETY: `centred` and `y` hold the pixels, `map` C rows, the shift whole vectors.
         unsafe {
-            let ahead = Ahead::new(product.steps::<V>(c), [self.x.ahead(first, pixels)], writes);
+            let ahead = Ahead::new(product.steps::<V>(c), [x.ahead(first, pixels)], writes);
             product.run_asking::<V, 1, W>(&[Chunk { a: centred.as_ptr(), b: map.as_ptr(), k: c }], ahead);
         }
     }
@@ -264,7 +262,7 @@ impl<'a, T: Real> SiteRows<'a, T> {
 
 /// (ft.7) for the pixels of a task.
 struct Make<'a, T: Real> {
-    rows: SiteRows<'a, T>,
+    rows: SiteRows<'a, T, 0, 0>,
     task: Task,
     y: &'a mut [T],
 }

@@ -5,7 +5,7 @@
 use super::super::window::{Rows, Window};
 use super::super::{BackwardTask, Sizes};
 use super::landing::{Landing, Row};
-use super::{Epilogue, Gather, Pixels, Tap, input_window};
+use super::{Epilogue, Gather, Pixels, Tap, input_window, of_known_rows};
 use crate::Real;
 use crate::aligned::Aligned;
 use crate::kernels::moments::Sums;
@@ -152,18 +152,8 @@ impl<T: Real, X: Input<T>> Kernel<T> for Backward<'_, T, X> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> X::Sums {
-        match self.0.s.c {
-            16 if V::KNOWS => self.rows::<V>(16),
-            c => self.rows::<V>(c),
-        }
-    }
-}
-
-impl<T: Real, X: Input<T>> Backward<'_, T, X> {
-    #[inline(always)]
-    fn rows<V: Vector<T>>(self, c: usize) -> X::Sums {
         let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
-        let s = &Sizes { c, ..*s };
+        let s = &of_known_rows::<T, V, X>(s);
         let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));
         let (first, len, mut sums) = (images.start * s.h, s.w * s.c, RowSums::zeros(s.c));
         let mut landing = Landing::new::<V>(s, dx.as_deref().unwrap_or_default(), !X::IN_MEMORY);
