@@ -21,12 +21,10 @@ pub trait Vector<T: Real>: Copy + Send + Sync {
     const LANES: usize;
     /// Registers of the processor: how large a tile of accumulators may be.
     const REGISTERS: usize;
-    // ANCHOR: knows
     /// Whether the loops over the most usual channels are compiled once more, with their number known. Then the compiler knows
     /// how far apart all things lie and how often a loop turns; to work that out takes up to a tenth of the time of a short
     /// block. Compiling takes time too: for the widest vectors only.
     const KNOWS: bool = Self::LANES == 16;
-    // ANCHOR_END: knows
 
     /// `value` in every lane.
     fn splat(value: T) -> Self;
@@ -212,7 +210,15 @@ fn detect() -> Level {
 
 /// Whether [`dispatch`] runs kernels with vectors that [know](Vector::KNOWS) usual channels.
 pub(crate) fn knows<T: Real>() -> bool {
-    level() == Level::Avx512 && size_of::<T>() == size_of::<f32>()
+    struct Ask;
+    impl<T: Real> Kernel<T> for Ask {
+        type Output = bool;
+        #[inline(always)]
+        fn run<V: Vector<T>>(self) -> bool {
+            V::KNOWS
+        }
+    }
+    dispatch::<T, _>(Ask)
 }
 
 /// Whether stores past the caches are the faster ones for maps that no cache holds: on AMD's processors (Zen 4: a copy of

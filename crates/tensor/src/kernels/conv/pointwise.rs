@@ -26,29 +26,40 @@ fn block([c, o]: [usize; 2]) -> usize {
     if c * o > KERNEL { 32 } else { (BLOCK / c.max(o)).clamp(8, 16) }
 }
 
+/// A pass over pixels, block by block.
+trait Blocks<T: Real>: Kernel<T> {
+    /// With these channels, C and O; `whole`: no block is shorter than the others.
+    fn blocks<V: Vector<T>>(self, channels: [usize; 2], whole: bool) -> Self::Output;
+}
+
+/// [`Blocks::blocks`] over `pixels` pixels, by loops that know the channels if these are usual ones.
+// ANCHOR: known
+#[inline(always)]
+fn in_blocks<T: Real, V: Vector<T>, B: Blocks<T>>(pass: B, channels: [usize; 2], pixels: usize) -> B::Output {
+    let whole = pixels.is_multiple_of(block(channels));
+    match channels {
+        [16, 16] if V::KNOWS && whole => pass.blocks::<V>([16, 16], true),
+        [16, 32] if V::KNOWS && whole => pass.blocks::<V>([16, 32], true),
+        [32, 64] if V::KNOWS && whole => pass.blocks::<V>([32, 64], true),
+        channels => pass.blocks::<V>(channels, false),
+    }
+}
+// ANCHOR_END: known
+
 /// (conv.1) for some rows of the batch.
 pub(super) struct Forward<'a, T: Real>(pub ForwardTask<'a, T>);
 
 impl<T: Real> Kernel<T> for Forward<'_, T> {
     type Output = RowMoments<T>;
 
-    // ANCHOR: known
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
-        let (channels, pixels) = ([self.0.s.c, self.0.s.o], self.0.rows.len() * self.0.s.w);
-        let whole = pixels.is_multiple_of(block(channels));
-        match channels {
-            [16, 16] if V::KNOWS && whole => self.blocks::<V>([16, 16], true),
-            [16, 32] if V::KNOWS && whole => self.blocks::<V>([16, 32], true),
-            [32, 64] if V::KNOWS && whole => self.blocks::<V>([32, 64], true),
-            channels => self.blocks::<V>(channels, false),
-        }
+        let (s, rows) = (self.0.s, self.0.rows.len());
+        in_blocks::<T, V, _>(self, [s.c, s.o], rows * s.w)
     }
-    // ANCHOR_END: known
 }
 
-impl<T: Real> Forward<'_, T> {
-    /// Block by block; `whole`: no block is shorter than the others.
+impl<T: Real> Blocks<T> for Forward<'_, T> {
     #[inline(always)]
     fn blocks<V: Vector<T>>(self, [c, o]: [usize; 2], whole: bool) -> RowMoments<T> {
         let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
@@ -128,19 +139,11 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Sums {
         let (s, images) = (self.0.s, self.0.images.len());
-        let (channels, pixels) = ([s.c, s.o], images * s.h * s.w);
-        let whole = pixels.is_multiple_of(block(channels));
-        match channels {
-            [16, 16] if V::KNOWS && whole => self.blocks::<V>([16, 16], true),
-            [16, 32] if V::KNOWS && whole => self.blocks::<V>([16, 32], true),
-            [32, 64] if V::KNOWS && whole => self.blocks::<V>([32, 64], true),
-            channels => self.blocks::<V>(channels, false),
-        }
+        in_blocks::<T, V, _>(self, [s.c, s.o], images * s.h * s.w)
     }
 }
 
-impl<T: Real> Backward<'_, T> {
-    /// As that of [`Forward`].
+impl<T: Real> Blocks<T> for Backward<'_, T> {
     #[inline(always)]
     fn blocks<V: Vector<T>>(self, [c, o]: [usize; 2], whole: bool) -> Sums {
         let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;

@@ -90,8 +90,8 @@ impl<T: Real> Correlator<T> {
         Correlator { done: Vec::new() }
     }
 
-    /// Adds pixels of sample `b`, of C and Cout channels: `centred` is x_b − μ_b as a panel, the rows of `dy` lie `dy_row` apart and have the sums
-    /// `g`. Asks for the `R` stretches that will be read on the way.
+    /// Adds pixels of sample `b`, of C and Cout channels: `centred` is x_b − μ_b as a panel, the rows of `dy` lie `dy_row`
+    /// apart and have the sums `g`. Asks for the `R` stretches that will be read on the way.
     // ANCHOR: correlate
     #[inline(always)]
     pub fn add<V: Vector<T>, const R: usize>(
