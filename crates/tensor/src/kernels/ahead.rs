@@ -20,10 +20,11 @@ pub(crate) struct Stretch<T> {
 }
 
 impl<T: Real> Stretch<T> {
-    /// Where a block will be read from that comes two blocks after `block`, or later where blocks are small.
+    /// Where the block after `block` will be read from, or a later one where blocks are small. Further ahead, what was asked
+    /// for would drive out of the first cache what is in use.
     #[inline(always)]
     pub fn beyond(block: &[T]) -> Self {
-        Stretch { at: block.as_ptr().wrapping_add(AHEAD.max(2 * block.len())), len: block.len() }
+        Stretch { at: block.as_ptr().wrapping_add(AHEAD.max(block.len())), len: block.len() }
     }
 
     /// Where the next block will be written to. A store to memory that is in no cache waits for its line, too.

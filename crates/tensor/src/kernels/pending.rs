@@ -190,7 +190,7 @@ impl<'a, T: Real> Loader<'a, T> {
         self.norm.is_none().then(|| &self.data[first * self.c..(first + pixels) * self.c])
     }
 
-    /// What a load two blocks after these pixels will read.
+    /// What the load of the block after these pixels, or of a later one, will read.
     #[inline(always)]
     pub fn ahead(&self, first: usize, pixels: usize) -> Stretch<T> {
         Stretch::beyond(&self.data[first * self.c..(first + pixels) * self.c])

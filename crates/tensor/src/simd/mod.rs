@@ -210,12 +210,21 @@ fn detect() -> Level {
 
 /// Whether [`dispatch`] runs kernels with vectors that [know](Vector::KNOWS) usual channels.
 pub(crate) fn knows<T: Real>() -> bool {
+    traits::<T>().1
+}
+
+/// [Registers](Vector::REGISTERS) of the vectors that [`dispatch`] runs kernels with.
+pub(crate) fn registers<T: Real>() -> usize {
+    traits::<T>().0
+}
+
+fn traits<T: Real>() -> (usize, bool) {
     struct Ask;
     impl<T: Real> Kernel<T> for Ask {
-        type Output = bool;
+        type Output = (usize, bool);
         #[inline(always)]
-        fn run<V: Vector<T>>(self) -> bool {
-            V::KNOWS
+        fn run<V: Vector<T>>(self) -> (usize, bool) {
+            (V::REGISTERS, V::KNOWS)
         }
     }
     dispatch::<T, _>(Ask)

@@ -8,10 +8,11 @@
 //! `db[o]` is the sum of `dy` over n, i and j. A convolution *per sample* (dynamic kernels) is the same three with
 //! `w[n,o,c,u,v]` and `b[n,o]`, and without the sum over n in (conv.2).
 //!
-//! Four paths: 1x1 kernels are one product over the pixels, depthwise kernels are added up tap by tap, k x k kernels are
-//! a product that reads patches where they lie, and everything else goes through columns and a product a group.
+//! Five paths: 1x1 kernels are one product over the pixels, depthwise kernels are added up tap by tap, 3x3 kernels of few
+//! channels go by tiles that need fewer products, other k x k kernels are a product that reads patches where they lie, and
+//! everything else goes through columns and a product a group.
 //!
-//! Input and gradient may be [pending](super::pending): the first three paths make them while they load. The input of a
+//! Input and gradient may be [pending](super::pending): all paths but the last make them while they load. The input of a
 //! depthwise convolution may be a whole [site](super::folded) that is pending, see [`conv2d_site`], or a sum of maps, see
 //! [`conv2d_sum`].
 
@@ -27,6 +28,7 @@ mod sum;
 #[cfg(test)]
 mod tests;
 mod window;
+mod winograd;
 
 #[cfg(test)]
 pub(crate) use depthwise::LARGE;
@@ -169,7 +171,7 @@ pub fn conv2d_pending<T: Real>(
     const OP: &str = "conv2d";
     let s = Sizes::check(OP, &x.z, w, geo, per_sample)?;
     b.map_or(Ok(()), |b| s.check_bias(OP, b))?;
-    Plan::new(s).forward(OP, x, w.as_slice(), b.map(Tensor::as_slice), options)
+    Plan::new::<T>(s).forward(OP, x, w.as_slice(), b.map(Tensor::as_slice), options)
 }
 
 /// The gradients of [`conv2d_pending`] from a gradient that may be pending too, (pend.3): (conv.2), (conv.3) and
@@ -191,7 +193,7 @@ pub fn conv2d_pending_backward<T: Real>(
     const OP: &str = "conv2d_backward";
     let s = Sizes::check(OP, &x.z, w, geo, per_sample)?;
     s.check_dy(OP, &dy.dy)?;
-    Plan::new(s).backward(x, w, dy, want)
+    Plan::new::<T>(s).backward(x, w, dy, want)
 }
 
 // ANCHOR: conv2d_forward
@@ -206,7 +208,7 @@ fn forward<T: Real>(
     let s = Sizes::check(op, x, w, geo, per_sample)?;
     b.map_or(Ok(()), |b| s.check_bias(op, b))?;
     let x = Pending::plain(x.clone());
-    Ok(Plan::new(s).forward(op, &x, w.as_slice(), b.map(Tensor::as_slice), Options::default())?.0)
+    Ok(Plan::new::<T>(s).forward(op, &x, w.as_slice(), b.map(Tensor::as_slice), Options::default())?.0)
 }
 // ANCHOR_END: conv2d_forward
 
@@ -223,7 +225,7 @@ fn backward<T: Real>(
     let s = Sizes::check(op, x, w, geo, per_sample)?;
     s.check_dy(op, dy)?;
     let (x, dy) = (Pending::plain(x.clone()), PendingGrad::plain(dy.clone()));
-    let PendingConvGrads { dx, dw, db } = Plan::new(s).backward(&x, w, &dy, want)?;
+    let PendingConvGrads { dx, dw, db } = Plan::new::<T>(s).backward(&x, w, &dy, want)?;
     Ok(ConvGrads { dx: dx.map(|dx| dx.dy), dw, db })
 }
 // ANCHOR_END: conv2d_backward

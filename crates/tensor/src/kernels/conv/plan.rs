@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Options, PendingConvGrads, Sizes, Want, columns, dense, depthwise, pointwise};
+use super::{Options, PendingConvGrads, Sizes, Want, columns, dense, depthwise, pointwise, winograd};
 use crate::aligned::Aligned;
 use crate::kernels::batch_norm::BatchStats;
 use crate::kernels::moments::{Moments, RowMoments, Sums};
@@ -22,6 +22,8 @@ pub(crate) enum Path {
     Pointwise,
     /// Taps added up directly, vectors over channels.
     Depthwise,
+    /// Tiles of 3x3 kernels, in fewer products.
+    Winograd,
     /// A product that reads patches where they lie.
     Dense,
     /// Columns and a product a group: everything else.
@@ -31,12 +33,14 @@ pub(crate) enum Path {
 impl Path {
     /// The path for these sizes: the dispatch.
     // ANCHOR: path
-    pub fn of(s: &Sizes) -> Self {
+    pub fn of<T: Real>(s: &Sizes) -> Self {
         let one_to_one = [s.kh, s.kw] == [1; 2] && s.geo.stride == [1; 2] && s.geo.padding == [0; 2];
         if one_to_one && s.geo.groups == 1 {
             Path::Pointwise
         } else if s.geo.groups == s.c && s.geo.groups == s.o {
             Path::Depthwise
+        } else if winograd::pays::<T>(s) {
+            Path::Winograd
         } else if s.geo.groups == 1 {
             Path::Dense
         } else {
@@ -92,8 +96,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub fn new(s: Sizes) -> Self {
-        Plan { s, path: Path::of(&s) }
+    /// For elements of `T`.
+    pub fn new<T: Real>(s: Sizes) -> Self {
+        Plan { s, path: Path::of::<T>(&s) }
     }
 
     /// A set of kernels as the forward pass reads them. Its memory is used again: sets follow each other sample by sample.
@@ -101,6 +106,7 @@ impl Plan {
         let s = &self.s;
         match self.path {
             Path::Depthwise => *memory = depthwise::tap_major(s, w),
+            Path::Winograd => winograd::fill_forward_panel(s, w, memory),
             _ => fill_transposed_panel(w, s.o, s.taps(), memory),
         }
         memory
@@ -111,6 +117,7 @@ impl Plan {
         let s = &self.s;
         match self.path {
             Path::Depthwise => *memory = depthwise::tap_major(s, w),
+            Path::Winograd => winograd::fill_turned_panel(s, w, memory),
             Path::Dense => dense::fill_turned_panel(s, w, memory),
             _ => *memory = panel(w, s.c),
         }
@@ -140,7 +147,11 @@ impl Plan {
         let s = &self.s;
         let Options { rectifier, statistics: with_moments } = options;
         let mut y = Tensor::any(s.y_shape());
-        let together = if self.path == Path::Dense { dense::rows_together(s, rectifier) } else { 1 };
+        let together = match self.path {
+            Path::Winograd => 2,
+            Path::Dense => dense::rows_together(s, rectifier),
+            _ => 1,
+        };
         let rows = ranges(s.n * s.oh / together, PIECES);
         let rows: Vec<_> = rows.into_iter().map(|rows| rows.start * together..rows.end * together).collect();
         let parts = parts_mut(y.as_mut_slice(), &rows, s.ow * s.o);
@@ -171,6 +182,7 @@ impl Plan {
                     match self.path {
                         Path::Pointwise => dispatch(pointwise::Forward(task)).finish(),
                         Path::Depthwise => dispatch(depthwise::Forward(task)).finish(),
+                        Path::Winograd => dispatch(winograd::Forward(task)).finish(),
                         _ => dispatch(dense::Forward(task)).finish(),
                     }
                 };
@@ -222,6 +234,7 @@ impl Plan {
         };
         let of_kernels = match self.path {
             Path::Depthwise => s.weights(),
+            Path::Winograd => winograd::panel_len(s.c, s.o),
             _ => s.taps() * panel_row(s.o),
         };
         let images = ranges(s.n, (PARTIALS / of_kernels.max(1)).clamp(4, PIECES));
@@ -240,6 +253,7 @@ impl Plan {
         };
         let unpack = |panel: &[T], w: &mut [T]| match self.path {
             Path::Depthwise => w.copy_from_slice(&depthwise::channel_major(s, panel)),
+            Path::Winograd => winograd::from_panel(s, panel, w),
             _ => from_transposed_panel(panel, s.o, s.taps(), w),
         };
         // A sum of gradients for each task. From the pool: fresh memory would be cleared page by page in each step.
@@ -271,6 +285,7 @@ impl Plan {
                         Path::Depthwise => {
                             dispatch(depthwise::Backward(task.reading(depthwise::Map(loader, Sums::zeros(s.c)))))
                         }
+                        Path::Winograd => dispatch(winograd::Backward(task)),
                         _ => dispatch(dense::Backward(task)),
                     };
                     if let Some(own) = own {

@@ -11,7 +11,7 @@
 #![allow(unsafe_code, reason = "products take raw pointers")]
 
 use super::plan::{Finish, ForwardTask, Path};
-use super::{Geometry, Sizes, columns, dense, depthwise, pointwise};
+use super::{Geometry, Sizes, columns, dense, depthwise, pointwise, winograd};
 use crate::aligned::Aligned;
 use crate::kernels::pending::{Loader, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, panel_row, transposed_panel};
@@ -28,14 +28,15 @@ struct Place {
 }
 
 impl Place {
-    fn new(s: Sizes, rectifier: Rectifier) -> Self {
-        Place { s, path: Path::of(&s), rectifier }
+    fn new<T: Real>(s: Sizes, rectifier: Rectifier) -> Self {
+        Place { s, path: Path::of::<T>(&s), rectifier }
     }
 
     /// Where the bias of a set begins.
     fn bias_at(&self) -> usize {
         match self.path {
             Path::Depthwise => (self.s.kh * self.s.kw * self.s.c).next_multiple_of(16),
+            Path::Winograd => winograd::panel_len(self.s.c, self.s.o),
             _ => self.s.taps() * panel_row(self.s.o),
         }
     }
@@ -61,6 +62,7 @@ impl Place {
         match self.path {
             Path::Pointwise => dispatch(pointwise::Forward(task)),
             Path::Depthwise => dispatch(depthwise::Forward(task)),
+            Path::Winograd => dispatch(winograd::Forward(task)),
             _ => dispatch(dense::Forward(task)),
         };
     }
@@ -91,13 +93,14 @@ impl<T: Real> Prepared<T> {
         const OP: &str = "conv2d";
         let s = Sizes::of(OP, [1, input[0], input[1], input[2]], w, geo, false)?;
         b.map_or(Ok(()), |b| s.check_bias(OP, b))?;
-        let place = Place::new(s, rectifier);
+        let place = Place::new::<T>(s, rectifier);
         let bias = b.map_or_else(|| vec![T::zero(); s.o], |b| b.as_slice().to_vec());
         if place.path == Path::Columns {
             return Ok(Prepared { place, set: Aligned::copy(w.as_slice()), bias });
         }
         let kernels = match place.path {
             Path::Depthwise => depthwise::tap_major(&s, w.as_slice()),
+            Path::Winograd => winograd::forward_panel(&s, w.as_slice()),
             _ => transposed_panel(w.as_slice(), s.o, s.taps()),
         };
         let mut set = Aligned::zeros(place.set_len());
@@ -193,8 +196,8 @@ impl<T: Real> Generated<T> {
             }
         }
         // Depthwise and pointwise coincide at one channel; a panel of products serves every path but that one.
-        let mut place = Place::new(s, rectifier);
-        if place.path == Path::Depthwise {
+        let mut place = Place::new::<T>(s, rectifier);
+        if matches!(place.path, Path::Depthwise | Path::Winograd) {
             place.path = Path::Dense;
         }
         let mut set = Aligned::zeros(place.set_len());
@@ -267,9 +270,9 @@ impl<T: Real> PerSample<T> {
         const OP: &str = "conv2d_per_sample";
         let s = Sizes::of(OP, [1, input[0], input[1], input[2]], &Tensor::<T>::zeros(kernels), geo, false)?;
         s.check_bias(OP, b)?;
-        let mut place = Place::new(s, rectifier);
-        if place.path == Path::Depthwise {
-            // Kernels for one image are not worth another order.
+        let mut place = Place::new::<T>(s, rectifier);
+        if matches!(place.path, Path::Depthwise | Path::Winograd) {
+            // Kernels for one image are not worth another order, or other kernels.
             place.path = if geo.groups == 1 { Path::Dense } else { Path::Columns };
         }
         Ok(PerSample { place, bias: b.as_slice().to_vec() })

@@ -9,6 +9,7 @@ use crate::kernels::pending::{Norm, PendingSum};
 use crate::kernels::testing::{assert_close, assert_same_bits, message};
 use crate::random::randn;
 use crate::reference::conv as reference;
+use crate::simd::registers;
 
 /// One convolution: `x [N,C,H,W]`, `[O, kh, kw]` of the kernels, and the geometry.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +27,7 @@ impl Case {
 
     fn path(&self) -> Path {
         let (x, w) = (Tensor::<f32>::zeros(self.x), Tensor::zeros(self.w_shape(1)));
-        Path::of(&Sizes::check("conv2d", &x, &w, &self.geo, false).unwrap())
+        Path::of::<f32>(&Sizes::check("conv2d", &x, &w, &self.geo, false).unwrap())
     }
 }
 
@@ -37,6 +38,7 @@ fn case(x: [usize; 4], w: [usize; 3], geo: Geometry) -> Case {
 fn table() -> Vec<(Path, &'static str, Case)> {
     use Path::{Columns, Dense, Depthwise, Pointwise};
     let geo = Geometry::default();
+    let winograd = if registers::<f32>() >= 32 { Path::Winograd } else { Dense };
     let tall = Geometry { padding: [1, 0], ..geo };
     let lopsided = Geometry { stride: [2, 1], padding: [0, 2], dilation: [1, 3], groups: 2 };
     vec![
@@ -49,6 +51,10 @@ fn table() -> Vec<(Path, &'static str, Case)> {
         (Columns, "1x1 in groups", case([2, 6, 4, 5], [4, 1, 1], geo.groups(2))),
         (Dense, "3x3", case([2, 3, 6, 5], [4, 3, 3], geo.padding(1))),
         (Dense, "3x3 without padding, batch 1", case([1, 2, 5, 4], [3, 3, 3], geo)),
+        (winograd, "3x3 in tiles", case([3, 3, 6, 16], [16, 3, 3], geo.padding(1))),
+        (winograd, "3x3 in tiles over several tasks", case([5, 5, 32, 18], [20, 3, 3], geo.padding(1))),
+        (winograd, "3x3 in tiles, many channels, no padding", case([2, 64, 4, 20], [33, 3, 3], geo)),
+        (Dense, "3x3 with a row too many for tiles", case([2, 3, 7, 16], [4, 3, 3], geo.padding(1))),
         (Dense, "3x3 with stride 2 on odd sizes", case([2, 3, 7, 9], [4, 3, 3], geo.stride(2).padding(1))),
         (Dense, "3x3 with stride 2 that leaves a row over", case([2, 3, 6, 8], [4, 3, 3], geo.stride(2))),
         (Dense, "3x3 with dilation 2", case([2, 3, 7, 6], [4, 3, 3], geo.dilation(2).padding(2))),

@@ -235,7 +235,7 @@ impl<T: Real> GradLoader<'_, T> {
         GradLoader { c, ..*self }
     }
 
-    /// What a load two blocks after these pixels will read, in two stretches.
+    /// What the load of the block after these pixels, or of a later one, will read, in two stretches.
     #[inline(always)]
     pub fn ahead(&self, first: usize, pixels: usize) -> [Stretch<T>; 2] {
         let rows = first * self.c..(first + pixels) * self.c;

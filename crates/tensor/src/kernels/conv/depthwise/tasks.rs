@@ -79,7 +79,7 @@ pub(in super::super) fn backward<T: Real, X: Input<T>>(
 pub(in super::super) fn sizes<T: Real>(op: &'static str, x: &Shape, w: &Tensor<T>, geo: &Geometry) -> Result<Sizes> {
     let [n, c, h, w_x] = x[..] else { unreachable!("what is not made has rank 4") };
     let s = Sizes::of(op, [n, c, h, w_x], w, geo, false)?;
-    if Path::of(&s) != Path::Depthwise {
+    if Path::of::<T>(&s) != Path::Depthwise {
         return Err(Error::invalid(op, "only a depthwise convolution reads a map that nobody has made"));
     }
     Ok(s)
