@@ -11,6 +11,9 @@
 //!      ⎣ 0  1  0 -1 ⎦        ⎣ 0   0  -1 ⎦
 //! ```
 //! (conv.3) is (wino.1) with the kernels turned around. Row ξ and column ν of a 4x4 matrix are its *frequency* (ξ, ν).
+//!
+//! A value that is not finite reaches all outputs of its tiles, not only those whose taps it lies under: it is seen either
+//! way, in more places.
 
 #![allow(unsafe_code, reason = "vectors are loaded and stored through raw pointers")]
 
