@@ -48,6 +48,35 @@ impl Path {
         }
     }
     // ANCHOR_END: path
+
+    /// Elements of a set of kernels as the forward pass reads them, and of the sum of their gradients, by every path but columns.
+    pub fn panel_len(self, s: &Sizes) -> usize {
+        match self {
+            Path::Depthwise => s.weights(),
+            Path::Winograd => winograd::panel_len(s.c, s.o),
+            _ => s.taps() * panel_row(s.o),
+        }
+    }
+
+    /// A set of kernels as the forward pass reads them. Its memory is used again: sets follow each other sample by sample.
+    pub fn forward_panel<'a, T: Real>(self, s: &Sizes, w: &[T], memory: &'a mut Aligned<T>) -> &'a [T] {
+        match self {
+            Path::Depthwise => *memory = depthwise::tap_major(s, w),
+            Path::Winograd => winograd::fill_forward_panel(s, w, memory),
+            _ => fill_transposed_panel(w, s.o, s.taps(), memory),
+        }
+        memory
+    }
+
+    /// A task of a forward pass, by every path but columns.
+    pub fn forward<T: Real>(self, task: ForwardTask<'_, T>) -> RowMoments<T> {
+        match self {
+            Path::Pointwise => dispatch(pointwise::Forward(task)),
+            Path::Depthwise => dispatch(depthwise::Forward(task)),
+            Path::Winograd => dispatch(winograd::Forward(task)),
+            _ => dispatch(dense::Forward(task)),
+        }
+    }
 }
 
 /// Some rows of a forward pass, counted over the batch, all by the same kernels.
@@ -101,18 +130,7 @@ impl Plan {
         Plan { s, path: Path::of::<T>(&s) }
     }
 
-    /// A set of kernels as the forward pass reads them. Its memory is used again: sets follow each other sample by sample.
-    fn forward_panel<'a, T: Real>(&self, w: &[T], memory: &'a mut Aligned<T>) -> &'a [T] {
-        let s = &self.s;
-        match self.path {
-            Path::Depthwise => *memory = depthwise::tap_major(s, w),
-            Path::Winograd => winograd::fill_forward_panel(s, w, memory),
-            _ => fill_transposed_panel(w, s.o, s.taps(), memory),
-        }
-        memory
-    }
-
-    /// A set of kernels as (conv.3) reads them, likewise.
+    /// A set of kernels as (conv.3) reads them, in memory that is used again.
     fn backward_panel<'a, T: Real>(&self, w: &[T], memory: &'a mut Aligned<T>) -> &'a [T] {
         let s = &self.s;
         match self.path {
@@ -164,7 +182,7 @@ impl Plan {
             })
         } else {
             let mut memory = Aligned::default();
-            let shared = (!s.per_sample).then(|| self.forward_panel(w, &mut memory));
+            let shared = (!s.per_sample).then(|| self.path.forward_panel(s, w, &mut memory));
             let row = panel_row(s.o);
             let biases = b.map(|b| panel(b, s.o));
             let x = &x.loader();
@@ -174,17 +192,12 @@ impl Plan {
                     // A sample's own kernels are packed when it is their turn, and stay in the cache.
                     let w = match shared {
                         Some(w) => w,
-                        None => self.forward_panel(&w[n * s.weights()..][..s.weights()], &mut memory),
+                        None => self.path.forward_panel(s, &w[n * s.weights()..][..s.weights()], &mut memory),
                     };
                     let bias = biases.as_ref().map(|biases| &biases[n * row..][..row]);
                     let y = &mut y[(rows.start - first) * s.ow * s.o..][..rows.len() * s.ow * s.o];
                     let task = ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments };
-                    match self.path {
-                        Path::Pointwise => dispatch(pointwise::Forward(task)).finish(),
-                        Path::Depthwise => dispatch(depthwise::Forward(task)).finish(),
-                        Path::Winograd => dispatch(winograd::Forward(task)).finish(),
-                        _ => dispatch(dense::Forward(task)).finish(),
-                    }
+                    self.path.forward(task).finish()
                 };
                 self.by_sample(rows, s.oh).map(of_sample).collect::<Vec<_>>()
             });
@@ -232,11 +245,7 @@ impl Plan {
             (true, false) => Some(self.backward_panel(w.as_slice(), &mut memory)),
             (false, _) => Some(&[][..]),
         };
-        let of_kernels = match self.path {
-            Path::Depthwise => s.weights(),
-            Path::Winograd => winograd::panel_len(s.c, s.o),
-            _ => s.taps() * panel_row(s.o),
-        };
+        let of_kernels = self.path.panel_len(s);
         let images = ranges(s.n, (PARTIALS / of_kernels.max(1)).clamp(4, PIECES));
         let mut dx = want.x.then(|| Tensor::any(x.z.shape()));
         let dxs: Vec<Option<&mut [T]>> = match &mut dx {

@@ -11,7 +11,7 @@
 #![allow(unsafe_code, reason = "products take raw pointers")]
 
 use super::plan::{Finish, ForwardTask, Path};
-use super::{Geometry, Sizes, columns, dense, depthwise, pointwise, winograd};
+use super::{Geometry, Sizes, columns};
 use crate::aligned::Aligned;
 use crate::kernels::pending::{Loader, Rectifier};
 use crate::kernels::tile::{Chunk, Product, Start, panel_row, transposed_panel};
@@ -34,11 +34,7 @@ impl Place {
 
     /// Where the bias of a set begins.
     fn bias_at(&self) -> usize {
-        match self.path {
-            Path::Depthwise => (self.s.kh * self.s.kw * self.s.c).next_multiple_of(16),
-            Path::Winograd => winograd::panel_len(self.s.c, self.s.o),
-            _ => self.s.taps() * panel_row(self.s.o),
-        }
+        self.path.panel_len(&self.s).next_multiple_of(16)
     }
 
     /// Elements of a set.
@@ -59,12 +55,7 @@ impl Place {
             y,
             with_moments: false,
         };
-        match self.path {
-            Path::Pointwise => dispatch(pointwise::Forward(task)),
-            Path::Depthwise => dispatch(depthwise::Forward(task)),
-            Path::Winograd => dispatch(winograd::Forward(task)),
-            _ => dispatch(dense::Forward(task)),
-        };
+        self.path.forward(task);
     }
 }
 
@@ -98,13 +89,10 @@ impl<T: Real> Prepared<T> {
         if place.path == Path::Columns {
             return Ok(Prepared { place, set: Aligned::copy(w.as_slice()), bias });
         }
-        let kernels = match place.path {
-            Path::Depthwise => depthwise::tap_major(&s, w.as_slice()),
-            Path::Winograd => winograd::forward_panel(&s, w.as_slice()),
-            _ => transposed_panel(w.as_slice(), s.o, s.taps()),
-        };
+        let mut memory = Aligned::default();
+        let kernels = place.path.forward_panel(&s, w.as_slice(), &mut memory);
         let mut set = Aligned::zeros(place.set_len());
-        set[..kernels.len()].copy_from_slice(&kernels);
+        set[..kernels.len()].copy_from_slice(kernels);
         set[place.bias_at()..][..s.o].copy_from_slice(&bias);
         Ok(Prepared { place, set, bias: Vec::new() })
     }
@@ -195,7 +183,7 @@ impl<T: Real> Generated<T> {
                 return Err(Error::shape(OP, "base", expected, base.shape()));
             }
         }
-        // Depthwise and pointwise coincide at one channel; a panel of products serves every path but that one.
+        // Depthwise and pointwise coincide at one channel; a panel of products serves every path but that one and tiles.
         let mut place = Place::new::<T>(s, rectifier);
         if matches!(place.path, Path::Depthwise | Path::Winograd) {
             place.path = Path::Dense;

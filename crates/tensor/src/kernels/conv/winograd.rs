@@ -58,7 +58,7 @@ fn fits(s: &Sizes) -> bool {
         && !s.per_sample
 }
 
-/// Elements of the kernels of a convolution of `c` channels to `o` as [`fill_panel`] makes them.
+/// Elements of the kernels of a convolution of `c` channels to `o` as `fill_panel` makes them.
 pub(super) fn panel_len(c: usize, o: usize) -> usize {
     16 * c * panel_row(o)
 }
@@ -94,13 +94,6 @@ fn fill_panel<T: Real>(c: usize, o: usize, g: impl Fn(usize, usize, usize, usize
 /// The kernels `w [O,3,3,C]` as (wino.1) reads them.
 pub(super) fn fill_forward_panel<T: Real>(s: &Sizes, w: &[T], panel: &mut Aligned<T>) {
     fill_panel(s.c, s.o, |o, u, v, c| w[((o * 3 + u) * 3 + v) * s.c + c], panel);
-}
-
-/// [`fill_forward_panel`] in memory of its own.
-pub(super) fn forward_panel<T: Real>(s: &Sizes, w: &[T]) -> Aligned<T> {
-    let mut panel = Aligned::default();
-    fill_forward_panel(s, w, &mut panel);
-    panel
 }
 
 /// The same turned around, from O channels to C, for (conv.3).

@@ -35,7 +35,8 @@ impl<T: Real> Kernel<T> for Check {
 
         let mut bias = Aligned::zeros(panel_row(o));
         bias[..o].copy_from_slice(b.as_slice());
-        let (loader, panel) = (&Loader::plain(x.as_slice(), c), forward_panel(s, weight.as_slice()));
+        let (loader, mut panel) = (&Loader::plain(x.as_slice(), c), Aligned::default());
+        fill_forward_panel(s, weight.as_slice(), &mut panel);
         let mut y = Tensor::<T>::zeros(s.y_shape());
         // In two tasks, the second one in the middle of an image.
         let all = n * s.oh;
@@ -103,7 +104,8 @@ fn frequencies_of_a_kernel_are_those_of_its_taps() {
     for (u, v) in (0..3).flat_map(|u| (0..3).map(move |v| (u, v))) {
         let mut w = [0.0; 9];
         w[3 * u + v] = 1.0;
-        let (panel, mut turned) = (forward_panel(&s, &w), Aligned::default());
+        let (mut panel, mut turned) = (Aligned::default(), Aligned::default());
+        fill_forward_panel(&s, &w, &mut panel);
         w.reverse();
         fill_turned_panel(&s, &w, &mut turned);
         for (xi, nu) in (0..4).flat_map(|xi| (0..4).map(move |nu| (xi, nu))) {
