@@ -7,6 +7,7 @@
 mod grad;
 mod landing;
 mod tasks;
+mod three;
 
 pub(super) use grad::{Backward, Input, Map, RowSums};
 #[cfg(test)]
@@ -205,8 +206,11 @@ impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
-        let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
-        let s = &of_known_rows::<T, V, X>(s);
+        let s = &of_known_rows::<T, V, X>(self.0.s);
+        if three::fits::<T, V>(s) {
+            return three::forward::<T, V, X>(s, self.0);
+        }
+        let ForwardTask { s: _, x, w, bias, rectifier, rows, y, with_moments } = self.0;
         let c = s.c;
         let mut moments = RowMoments::none(c);
         let mut window = input_window(s, x);
