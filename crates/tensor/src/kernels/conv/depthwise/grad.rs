@@ -5,7 +5,7 @@
 use super::super::window::{Rows, Window};
 use super::super::{BackwardTask, Sizes};
 use super::landing::{Landing, Row};
-use super::{Epilogue, Gather, Pixels, Tap, input_window, of_known_rows, three};
+use super::{Epilogue, Gather, Pixels, Tap, UNKNOWING, input_window, of_known_rows, three};
 use crate::Real;
 use crate::aligned::Aligned;
 use crate::kernels::moments::Sums;
@@ -155,9 +155,15 @@ impl<T: Real, X: Input<T>> Kernel<T> for Backward<'_, T, X> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> X::Sums {
+        if const { X::KNOWN != 0 && !V::KNOWS } {
+            unreachable!("{UNKNOWING}");
+        }
         let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
-        let s = &of_known_rows::<T, V, X>(s);
-        if let Some(dx) = dx.as_deref_mut().filter(|_| three::fits::<T, V>(s)) {
+        let s = &of_known_rows::<T, X>(s);
+        if const { three::suits::<T, V>() }
+            && three::fits::<T, V>(s)
+            && let Some(dx) = dx
+        {
             return three::backward::<T, V, X>(s, x, dy, w, images, dx, dw);
         }
         let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));

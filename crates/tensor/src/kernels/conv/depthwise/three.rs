@@ -20,17 +20,18 @@ use crate::kernels::pending::{Masking, Rectifier};
 use crate::kernels::tile::{lanes, store_lanes};
 use crate::simd::Vector;
 
-/// Whether a convolution is of this sort, and the vectors have what that takes: thirty-two registers for nine weights, nine
-/// pixels or sums, and what makes or masks a pixel. With sixteen the weights stay in memory, which still pays at stride 2, if
-/// vectors are long.
+/// Whether vectors have what this takes: thirty-two registers for nine weights, nine pixels or sums, and what makes or masks a
+/// pixel. With sixteen the weights stay in memory, which still pays at stride 2, if vectors are long. For others nothing of it
+/// need be compiled.
+pub(super) const fn suits<T: Real, V: Vector<T>>() -> bool {
+    V::REGISTERS >= 32 || V::LANES >= 8
+}
+
+/// Whether a convolution is of this sort.
 pub(super) fn fits<T: Real, V: Vector<T>>(s: &Sizes) -> bool {
     let geo = &s.geo;
     ([s.kh, s.kw], geo.padding, geo.dilation) == ([3; 2], [1; 2], [1; 2])
-        && match geo.stride {
-            [1, 1] => V::REGISTERS >= 32,
-            [2, 2] => V::REGISTERS >= 32 || V::LANES >= 8,
-            _ => false,
-        }
+        && (geo.stride == [2; 2] || geo.stride == [1; 2] && V::REGISTERS >= 32)
 }
 
 /// (conv.1) for some rows of the batch.
@@ -134,40 +135,39 @@ impl<T: Real> Outputs<'_, T> {
             let n = V::LANES.min(s.c - at);
             // SAFETY: the caller's promise; `y` holds the outputs, and `at + n ≤ C`.
             unsafe {
-                match (n == V::LANES, s.geo.stride[0]) {
-                    (true, 1) => self.pending::<V, X, true, 1>(s, y, at, n),
-                    (true, _) => self.pending::<V, X, true, 2>(s, y, at, n),
-                    (false, 1) => self.pending::<V, X, false, 1>(s, y, at, n),
-                    (false, _) => self.pending::<V, X, false, 2>(s, y, at, n),
+                if const { V::REGISTERS >= 32 } && s.geo.stride[0] == 1 {
+                    self.stride::<V, X, 1>(s, y, at, n);
+                } else {
+                    self.stride::<V, X, 2>(s, y, at, n);
                 }
             }
         }
     }
 
     /// # Safety
-    /// As [`make`](Self::make); `at + n ≤ C`, and n is a whole vector if `FULL`.
+    /// As [`make`](Self::make); `at + n ≤ C`.
     #[inline(always)]
-    unsafe fn pending<V: Vector<T>, X: Rows<T>, const FULL: bool, const S: usize>(
-        &self,
-        s: &Sizes,
-        y: &mut [T],
-        at: usize,
-        n: usize,
-    ) {
+    unsafe fn stride<V: Vector<T>, X: Rows<T>, const S: usize>(&self, s: &Sizes, y: &mut [T], at: usize, n: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            if !X::IN_MEMORY || self.of.norm.is_none() {
-                self.channels::<V, FULL, S, false, false, false>(s, y, at, n);
-            } else if FULL && self.of.rectifier != Rectifier::Relu6 {
-                self.channels::<V, FULL, S, true, false, true>(s, y, at, n);
+            if X::IN_MEMORY {
+                match (n == V::LANES, self.of.norm.is_some(), self.of.rectifier) {
+                    (true, true, Rectifier::Relu6) => self.channels::<V, true, S, true, true, true>(s, y, at, n),
+                    (true, true, _) => self.channels::<V, true, S, true, false, true>(s, y, at, n),
+                    (true, false, _) => self.channels::<V, true, S, false, false, true>(s, y, at, n),
+                    (false, true, _) => self.channels::<V, false, S, true, true, true>(s, y, at, n),
+                    (false, false, _) => self.channels::<V, false, S, false, false, true>(s, y, at, n),
+                }
+            } else if n == V::LANES {
+                self.channels::<V, true, S, false, false, false>(s, y, at, n);
             } else {
-                self.channels::<V, FULL, S, true, true, true>(s, y, at, n);
+                self.channels::<V, false, S, false, false, false>(s, y, at, n);
             }
         }
     }
 
     /// # Safety
-    /// As [`pending`](Self::pending).
+    /// As [`stride`](Self::stride), and n is a whole vector if `FULL`.
     // ANCHOR: walk
     #[inline(always)]
     unsafe fn channels<

@@ -43,7 +43,7 @@ pub(in super::super) fn backward<T: Real, V: Vector<T>, X: Input<T>>(
         let row = n * s.h + h;
         // SAFETY: the lines are rows of the output's gradient, `d` one of the input's.
         unsafe {
-            if s.geo.stride[0] == 1 {
+            if const { V::REGISTERS >= 32 } && s.geo.stride[0] == 1 {
                 let above = if h > 0 { columns.line::<V>(s, n, h - 1) } else { None };
                 let lines = [(columns.line::<V>(s, n, h), 1), (above, 2), (columns.line::<V>(s, n, h + 1), 0)];
                 let of = X::masking::<V>(&mut rows, row);
@@ -104,11 +104,17 @@ impl<T: Real, const U: usize> Backward<'_, T, U> {
             let n = V::LANES.min(s.c - at);
             // SAFETY: the caller's promise; `at + n ≤ C`.
             unsafe {
-                match (n == V::LANES, X::IN_MEMORY && self.of.norm.is_some()) {
-                    (true, true) => self.channels::<V, X, true, true>(s, at, n),
-                    (true, false) => self.channels::<V, X, true, false>(s, at, n),
-                    (false, true) => self.channels::<V, X, false, true>(s, at, n),
-                    (false, false) => self.channels::<V, X, false, false>(s, at, n),
+                if X::IN_MEMORY {
+                    match (n == V::LANES, self.of.norm.is_some()) {
+                        (true, true) => self.channels::<V, X, true, true>(s, at, n),
+                        (true, false) => self.channels::<V, X, true, false>(s, at, n),
+                        (false, true) => self.channels::<V, X, false, true>(s, at, n),
+                        (false, false) => self.channels::<V, X, false, false>(s, at, n),
+                    }
+                } else if n == V::LANES {
+                    self.channels::<V, X, true, false>(s, at, n);
+                } else {
+                    self.channels::<V, X, false, false>(s, at, n);
                 }
             }
         }
