@@ -147,7 +147,8 @@ fn three_taps_by_three_at_every_edge() {
                     let got = backward(Want { x: true, w: true, b: false });
                     let dx = got.dx.unwrap();
                     assert_close(&format!("{what}, dx"), &dx.dy, &masked.dy, tolerance);
-                    assert_close(&format!("{what}, dw"), &got.dw.unwrap(), &expected.dw.unwrap(), tolerance);
+                    let dw = got.dw.unwrap();
+                    assert_close(&format!("{what}, dw"), &dw, &expected.dw.unwrap(), tolerance);
                     for (got, expected) in dx.sums.iter().zip(&masked.sums) {
                         let [got, expected] =
                             [got, expected].map(|v| Tensor::from_memory([v.len()], v.clone()).unwrap());
@@ -155,6 +156,8 @@ fn three_taps_by_three_at_every_edge() {
                     }
                     let alone = backward(Want { x: true, w: false, b: false });
                     assert!(alone.dx.unwrap().dy.as_slice() == dx.dy.as_slice() && alone.dw.is_none(), "{what}");
+                    let alone = backward(Want { x: false, w: true, b: false });
+                    assert!(alone.dw.unwrap().as_slice() == dw.as_slice() && alone.dx.is_none(), "{what}");
                 }
             }
         }

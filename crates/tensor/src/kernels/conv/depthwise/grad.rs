@@ -160,10 +160,7 @@ impl<T: Real, X: Input<T>> Kernel<T> for Backward<'_, T, X> {
         }
         let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
         let s = &of_known_rows::<T, X>(s);
-        if const { three::suits::<T, V>() }
-            && three::fits::<T, V>(s)
-            && let Some(dx) = dx
-        {
+        if const { three::suits::<T, V>() } && three::fits::<T, V>(s) {
             return three::backward::<T, V, X>(s, x, dy, w, images, dx, dw);
         }
         let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));

@@ -13,11 +13,13 @@ use super::super::grad::{Columns, Input, RowSums};
 use super::super::input_window;
 use super::super::landing::{Landing, Row};
 use crate::Real;
+use crate::aligned::Aligned;
 use crate::kernels::pending::{Finisher, GradLoader, Masking, Read};
 use crate::kernels::tile::{lanes, store_lanes};
 use crate::simd::Vector;
 
-/// The input's gradient for some images, and the kernels' if it is wanted.
+/// Both gradients for some images. They come together, and what nobody wants is thrown away: the one has the same bits with the
+/// other and without.
 #[inline(always)]
 pub(in super::super) fn backward<T: Real, V: Vector<T>, X: Input<T>>(
     s: &Sizes,
@@ -25,20 +27,24 @@ pub(in super::super) fn backward<T: Real, V: Vector<T>, X: Input<T>>(
     dy: &GradLoader<'_, T>,
     w: &[T],
     images: Range<usize>,
-    dx: &mut [T],
+    mut dx: Option<&mut [T]>,
     dw: Option<&mut [T]>,
 ) -> X::Sums {
-    // Both come together: the input's has the same bits with the other and without.
-    let mut unwanted = Vec::new();
-    let dw = dw.unwrap_or_else(|| {
-        unwanted.resize(s.weights(), T::zero());
-        &mut unwanted
-    });
     let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));
     let (len, mut sums) = (s.w * s.c, RowSums::zeros(s.c));
-    let mut landing = Landing::new::<V>(s, dx, !X::IN_MEMORY);
-    let images = images.flat_map(|n| (0..s.h).map(move |h| (n, h)));
-    for ((n, h), d) in images.zip(dx.chunks_exact_mut(len)) {
+    let [mut no_dx, mut no_dw] = [(dx.is_none(), len), (dw.is_none(), s.weights())]
+        .map(|(unwanted, len)| if unwanted { Aligned::zeros(len) } else { Aligned::default() });
+    let dw = dw.unwrap_or(&mut no_dw);
+    let mut landing = match &dx {
+        Some(dx) => Landing::new::<V>(s, dx, !X::IN_MEMORY),
+        None => Landing::InPlace,
+    };
+    for (at, (n, h)) in images.flat_map(|n| (0..s.h).map(move |h| (n, h))).enumerate() {
+        let wanted = dx.is_some();
+        let d = match &mut dx {
+            Some(dx) => &mut dx[at * len..][..len],
+            None => &mut no_dx[..],
+        };
         let to = landing.row(d);
         let row = n * s.h + h;
         // SAFETY: the lines are rows of the output's gradient, `d` one of the input's.
@@ -58,7 +64,9 @@ pub(in super::super) fn backward<T: Real, V: Vector<T>, X: Input<T>>(
                 Backward { of, lines, w, dw, dx: to, sums: &mut sums }.run::<V, X>(s);
             }
         }
-        X::take_in::<V>(&mut rows, row, landing.written(d), &mut sums);
+        if wanted {
+            X::take_in::<V>(&mut rows, row, landing.written(d), &mut sums);
+        }
     }
     rows.source.sums(sums)
 }
