@@ -19,7 +19,7 @@ mod sum;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use finish::{Finisher, Masking, Read};
+pub(crate) use finish::{Finisher, Masking};
 pub(crate) use grad::{GradLoader, total};
 pub use grad::{GradSums, MaskedGrad, NormGrads, PendingGrad, Through};
 pub use join::{gate, gate_backward, global_avg_pool, global_avg_pool_backward};

@@ -7,7 +7,6 @@
 mod grad;
 mod landing;
 mod tasks;
-mod three;
 
 pub(super) use grad::{Backward, Input, Map, RowSums};
 #[cfg(test)]
@@ -206,14 +205,8 @@ impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
-        if const { X::KNOWN != 0 && !V::KNOWS } {
-            unreachable!("{UNKNOWING}");
-        }
-        let s = &of_known_rows::<T, X>(self.0.s);
-        if const { three::suits::<T, V>() } && three::fits::<T, V>(s) {
-            return three::forward::<T, V, X>(s, self.0);
-        }
-        let ForwardTask { s: _, x, w, bias, rectifier, rows, y, with_moments } = self.0;
+        let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
+        let s = &of_known_rows::<T, V, X>(s);
         let c = s.c;
         let mut moments = RowMoments::none(c);
         let mut window = input_window(s, x);
@@ -248,19 +241,16 @@ impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
     }
 }
 
-/// Rows that know their channels are made by vectors that know them; for others their kernels need not be compiled.
-const UNKNOWING: &str = "rows know their channels, vectors do not";
-
 /// The sizes, with the number of channels that the rows know.
 ///
 /// # Panics
-/// If they know another one.
+/// If they know another one, or one for vectors that do not.
 #[inline(always)]
-fn of_known_rows<T: Real, X: Rows<T>>(s: &Sizes) -> Sizes {
+fn of_known_rows<T: Real, V: Vector<T>, X: Rows<T>>(s: &Sizes) -> Sizes {
     if X::KNOWN == 0 {
         return *s;
     }
-    assert!(s.c == X::KNOWN);
+    assert!(V::KNOWS && s.c == X::KNOWN);
     Sizes { c: X::KNOWN, ..*s }
 }
 

@@ -17,15 +17,6 @@ pub(crate) struct Masking<'a, T> {
     pub rectifier: Rectifier,
 }
 
-/// Some channels of a pixel.
-#[derive(Clone, Copy)]
-pub(crate) struct Read<V> {
-    centred: V,
-    y: V,
-    /// As its consumer reads it.
-    pub x: V,
-}
-
 /// (pend.2) for some channels, pixel after pixel, with a norm or without one: what it needs and what it sums up are in registers.
 // ANCHOR: finisher
 pub(crate) struct Finisher<V, const NORM: bool> {
@@ -67,53 +58,9 @@ impl<V: Copy, const NORM: bool> Finisher<V, NORM> {
     where
         V: Vector<T>,
     {
-        let (centred, y) = self.normed(z);
-        self.masked(centred, y, da, sum)
-    }
-
-    /// z − mean, and y before its rectifier.
-    #[inline(always)]
-    fn normed<T: Real>(&self, z: V) -> (V, V)
-    where
-        V: Vector<T>,
-    {
         let [mean, scale, shift] = self.norm;
         let centred = if NORM { z.sub(mean) } else { z };
-        (centred, if NORM { centred.mul_add(scale, shift) } else { z })
-    }
-
-    /// A pixel as its consumer reads it; [`finish`](Self::finish) masks its gradient.
-    #[inline(always)]
-    pub fn read<T: Real>(&self, z: V) -> Read<V>
-    where
-        V: Vector<T>,
-    {
-        let (centred, y) = self.normed(z);
-        let [low, high] = self.bounds;
-        let x = match self.rectifier {
-            // What lies in memory without a norm is rectified already.
-            _ if !NORM => y,
-            Rectifier::Identity => y,
-            Rectifier::Relu => y.max(low),
-            Rectifier::Relu6 => y.max(low).min(high),
-        };
-        Read { centred, y, x }
-    }
-
-    /// `da` of a pixel that was read, masked and taken into sum 0 or 1.
-    #[inline(always)]
-    pub fn finish<T: Real>(&mut self, Read { centred, y, .. }: Read<V>, da: V, sum: usize) -> V
-    where
-        V: Vector<T>,
-    {
-        self.masked(centred, y, da, sum)
-    }
-
-    #[inline(always)]
-    fn masked<T: Real>(&mut self, centred: V, y: V, da: V, sum: usize) -> V
-    where
-        V: Vector<T>,
-    {
+        let y = if NORM { centred.mul_add(scale, shift) } else { z };
         let [low, high] = self.bounds;
         // A comparison takes the place of a multiply-add: no more of them than the rectifier needs.
         let dy = match self.rectifier {
