@@ -15,14 +15,16 @@
 mod finish;
 mod grad;
 mod join;
+mod maker;
 mod sum;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use finish::{Finisher, Masking};
+pub(crate) use finish::{Finisher, Masking, Read};
 pub(crate) use grad::{GradLoader, total};
 pub use grad::{GradSums, MaskedGrad, NormGrads, PendingGrad, Through};
 pub use join::{gate, gate_backward, global_avg_pool, global_avg_pool_backward};
+pub(crate) use maker::Maker;
 pub use sum::PendingSum;
 pub(crate) use sum::SumRows;
 
@@ -233,22 +235,22 @@ impl<'a, T: Real> Loader<'a, T> {
             let lanes = Lanes { at, read: V::LANES.min(c - at), write: V::LANES.min(width - at) };
             // SAFETY: the slices hold `pixels` rows of C and of `width` elements.
             unsafe {
-                // An upper end costs a loop of its own less than each pixel an instruction; a rest of channels takes it along.
-                match ((lanes.read, lanes.write) == (V::LANES, V::LANES), self.rectifier) {
-                    (true, Rectifier::Relu6) => {
-                        self.load_lanes::<V, true, true, ASKS>(data, lanes, minus, out, stride, pixels);
+                match ((lanes.read, lanes.write) == (V::LANES, V::LANES), self.norm.is_some()) {
+                    (true, true) => self.load_lanes::<V, true, true, ASKS>(first, lanes, minus, out, stride, pixels),
+                    (true, false) => self.load_lanes::<V, true, false, ASKS>(first, lanes, minus, out, stride, pixels),
+                    (false, true) => self.load_lanes::<V, false, true, ASKS>(first, lanes, minus, out, stride, pixels),
+                    (false, false) => {
+                        self.load_lanes::<V, false, false, ASKS>(first, lanes, minus, out, stride, pixels)
                     }
-                    (true, _) => self.load_lanes::<V, true, false, ASKS>(data, lanes, minus, out, stride, pixels),
-                    (false, _) => self.load_lanes::<V, false, true, ASKS>(data, lanes, minus, out, stride, pixels),
                 }
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn load_lanes<V: Vector<T>, const FULL: bool, const CAPPED: bool, const ASKS: bool>(
+    unsafe fn load_lanes<V: Vector<T>, const FULL: bool, const NORM: bool, const ASKS: bool>(
         &self,
-        data: &[T],
+        first: usize,
         Lanes { at, read, write }: Lanes,
         minus: Option<&[T]>,
         out: &mut [T],
@@ -257,35 +259,21 @@ impl<'a, T: Real> Loader<'a, T> {
     ) {
         // SAFETY: the caller has checked the extents.
         unsafe {
-            let (c, from, to) = (self.c, data.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
+            let (c, of) = (self.c, self.masking(first, pixels));
+            let (from, to) = (of.z.as_ptr().wrapping_add(at), out.as_mut_ptr().add(at));
+            let maker = Maker::<V, NORM>::new::<T, FULL>(&of, at, read);
+            let minus = match minus {
+                Some(minus) => lanes::<T, V, FULL>(minus.as_ptr().add(at), read),
+                None => V::splat(T::zero()),
+            };
             // A block is walked channels outside, pixels inside: its own order would ask for most of it too late.
-            let ahead = Stretch::beyond(data);
-            let ask = |i: usize| {
+            let ahead = Stretch::beyond(of.z);
+            for i in 0..pixels {
                 if ASKS {
                     V::prefetch(ahead.element(at * pixels + i * V::LANES));
                 }
-            };
-            let vector = |of: &[T]| lanes::<T, V, FULL>(of.as_ptr().wrapping_add(at), read);
-            let zero = V::splat(T::zero());
-            let minus = minus.map_or(zero, vector);
-            let Some([mean, scale, shift]) = self.norm.map(|norm| norm.map(vector)) else {
-                for i in 0..pixels {
-                    ask(i);
-                    let x = lanes::<T, V, FULL>(from.wrapping_add(i * c), read).sub(minus);
-                    store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
-                }
-                return;
-            };
-            let [low, high] = self.rectifier.bounds::<T>().map(V::splat);
-            for i in 0..pixels {
-                ask(i);
-                let z = lanes::<T, V, FULL>(from.wrapping_add(i * c), read);
-                let mut x = z.sub(mean).mul_add(scale, shift).max(low);
-                if CAPPED {
-                    x = x.min(high);
-                }
-                let x = x.sub(minus);
-                store_lanes::<T, V, FULL>(x, to.add(i * stride), write);
+                let x = maker.pixel(lanes::<T, V, FULL>(from.wrapping_add(i * c), read));
+                store_lanes::<T, V, FULL>(x.sub(minus), to.add(i * stride), write);
             }
         }
     }

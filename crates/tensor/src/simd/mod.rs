@@ -85,6 +85,8 @@ pub trait Vector<T: Real>: Copy + Send + Sync {
 pub trait Kernel<T: Real> {
     /// What it computes.
     type Output;
+    /// Whether it is run by vectors alone that [know](Vector::KNOWS) usual channels: for others it need not be compiled.
+    const KNOWING: bool = false;
     /// Implement with `#[inline(always)]`.
     fn run<V: Vector<T>>(self) -> Self::Output;
 }
@@ -92,6 +94,16 @@ pub trait Kernel<T: Real> {
 /// Runs `kernel` with the widest vector of this processor.
 pub fn dispatch<T: Real, K: Kernel<T>>(kernel: K) -> K::Output {
     T::dispatch(kernel)
+}
+
+/// [`Kernel::run`], compiled for vectors that may come to it.
+#[inline(always)]
+fn run<T: Real, V: Vector<T>, K: Kernel<T>>(kernel: K) -> K::Output {
+    if const { K::KNOWING && !V::KNOWS } {
+        unreachable!("the kernel knows its channels, vectors do not");
+    } else {
+        kernel.run::<V>()
+    }
 }
 
 /// `pointer`, of which the compiler knows nothing more. From the strides of a loop it would work out a register for each
@@ -127,12 +139,12 @@ macro_rules! dispatch {
                     #[inline(never)]
                     #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")]
                     fn with_avx512<K: Kernel<$t>>(kernel: K) -> K::Output {
-                        kernel.run::<x86::$wide>()
+                        run::<$t, x86::$wide, K>(kernel)
                     }
                     #[inline(never)]
                     #[target_feature(enable = "avx2,fma")]
                     fn with_avx2<K: Kernel<$t>>(kernel: K) -> K::Output {
-                        kernel.run::<x86::$narrow>()
+                        run::<$t, x86::$narrow, K>(kernel)
                     }
                     match level() {
                         // SAFETY: the processor has these instructions.
@@ -144,7 +156,7 @@ macro_rules! dispatch {
                 }
                 #[inline(never)]
                 fn portable<K: Kernel<$t>>(kernel: K) -> K::Output {
-                    kernel.run::<Portable<$t>>()
+                    run::<$t, Portable<$t>, K>(kernel)
                 }
                 portable(kernel)
             }

@@ -7,6 +7,7 @@
 mod grad;
 mod landing;
 mod tasks;
+mod three;
 
 pub(super) use grad::{Backward, Input, Map, RowSums};
 #[cfg(test)]
@@ -202,11 +203,15 @@ pub(super) struct Forward<'a, T: Real, X>(pub ForwardTask<'a, T, X>);
 
 impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
     type Output = RowMoments<T>;
+    const KNOWING: bool = X::KNOWN != 0;
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> RowMoments<T> {
-        let ForwardTask { s, x, w, bias, rectifier, rows, y, with_moments } = self.0;
-        let s = &of_known_rows::<T, V, X>(s);
+        let s = &of_known_rows::<T, X>(self.0.s);
+        if const { three::suits::<T, V>() } && three::fits::<T, V>(s) {
+            return three::forward::<T, V, X>(s, self.0);
+        }
+        let ForwardTask { s: _, x, w, bias, rectifier, rows, y, with_moments } = self.0;
         let c = s.c;
         let mut moments = RowMoments::none(c);
         let mut window = input_window(s, x);
@@ -244,13 +249,13 @@ impl<T: Real, X: Rows<T>> Kernel<T> for Forward<'_, T, X> {
 /// The sizes, with the number of channels that the rows know.
 ///
 /// # Panics
-/// If they know another one, or one for vectors that do not.
+/// If they know another one.
 #[inline(always)]
-fn of_known_rows<T: Real, V: Vector<T>, X: Rows<T>>(s: &Sizes) -> Sizes {
+fn of_known_rows<T: Real, X: Rows<T>>(s: &Sizes) -> Sizes {
     if X::KNOWN == 0 {
         return *s;
     }
-    assert!(V::KNOWS && s.c == X::KNOWN);
+    assert!(s.c == X::KNOWN);
     Sizes { c: X::KNOWN, ..*s }
 }
 

@@ -135,7 +135,6 @@ impl<T: Real, const C: usize, const O: usize> Rows<T> for SiteInput<'_, T, C, O>
 
 impl<T: Real, const C: usize, const O: usize> Input<T> for SiteInput<'_, T, C, O> {
     type Sums = Vec<Correlation<T>>;
-    const IN_MEMORY: bool = false;
 
     // ANCHOR: finish
     #[inline(always)]

@@ -104,7 +104,6 @@ impl<T: Real> Rows<T> for SumInput<'_, T> {
 
 impl<T: Real> Input<T> for SumInput<'_, T> {
     type Sums = Vec<Sums>;
-    const IN_MEMORY: bool = false;
 
     #[inline(always)]
     fn masking<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize) -> Masking<'_, T> {

@@ -114,6 +114,58 @@ fn table() -> Vec<(Path, &'static str, Case)> {
     ]
 }
 
+/// Depthwise kernels of 3 x 3 taps go through registers at stride 1 and 2: all small extents, channels that fill vectors and
+/// that do not, every sort of pending map, against the definition of the made one.
+#[test]
+fn three_taps_by_three_at_every_edge() {
+    fn check<T: Real>(tolerance: f64) {
+        for (stride, c) in [(1, 3), (2, 3), (1, 16), (2, 16), (1, 37), (2, 37)] {
+            let geo = Geometry::default().groups(c).stride(stride).padding(1);
+            let (w, vector) = (randn::<T>([c, 1, 3, 3], 1), |seed| randn::<T>([c], seed));
+            for (h, width) in (1..=7).flat_map(|h| [1, 2, 3, 4, 5, 8, 17].map(|w| (h, w))) {
+                let z = || randn::<T>([2, c, h, width], 2);
+                let norm = || Norm { mean: vector(3), scale: vector(4), shift: vector(5) };
+                for map in [
+                    Pending::plain(z()),
+                    Pending::normed(z(), norm(), Rectifier::Identity).unwrap(),
+                    Pending::normed(z(), norm(), Rectifier::Relu).unwrap(),
+                    Pending::normed(z(), norm(), Rectifier::Relu6).unwrap(),
+                    Pending::rectified(&z().map(|v| v.max(T::zero())), Rectifier::Relu),
+                ] {
+                    let (what, x) = (format!("{c} at {h} x {width} by {stride}, {:?}", map.rectifier), map.make());
+                    let options = Options { rectifier: Rectifier::Identity, statistics: false };
+                    let (y, _) = conv2d_pending(&map, &w, None, &geo, false, options).unwrap();
+                    assert_close(&what, &y, &reference::conv2d(&x, &w, None, &geo).unwrap(), tolerance);
+
+                    let dy = randn::<T>(*y.shape(), 6);
+                    let expected = reference::conv2d_backward(&x, &w, &dy, &geo).unwrap();
+                    let masked = MaskedGrad::of(&map, expected.dx.unwrap()).unwrap();
+                    let backward = |want| {
+                        let dy = PendingGrad::plain(dy.clone());
+                        conv2d_pending_backward(&map, &w, &dy, &geo, false, want).unwrap()
+                    };
+                    let got = backward(Want { x: true, w: true, b: false });
+                    let dx = got.dx.unwrap();
+                    assert_close(&format!("{what}, dx"), &dx.dy, &masked.dy, tolerance);
+                    let dw = got.dw.unwrap();
+                    assert_close(&format!("{what}, dw"), &dw, &expected.dw.unwrap(), tolerance);
+                    for (got, expected) in dx.sums.iter().zip(&masked.sums) {
+                        let [got, expected] =
+                            [got, expected].map(|v| Tensor::from_memory([v.len()], v.clone()).unwrap());
+                        assert_close(&format!("{what}, sums"), &got, &expected, tolerance);
+                    }
+                    let alone = backward(Want { x: true, w: false, b: false });
+                    assert!(alone.dx.unwrap().dy.as_slice() == dx.dy.as_slice() && alone.dw.is_none(), "{what}");
+                    let alone = backward(Want { x: false, w: true, b: false });
+                    assert!(alone.dw.unwrap().as_slice() == dw.as_slice() && alone.dx.is_none(), "{what}");
+                }
+            }
+        }
+    }
+    check::<f64>(1e-12);
+    check::<f32>(1e-4);
+}
+
 /// Holds forward and backward, shared kernels and per sample, against the definition.
 fn check<T: Real>(name: &str, case: &Case, tolerance: f64) {
     let (geo, n, o) = (&case.geo, case.x[0], case.w[0]);

@@ -3,20 +3,39 @@
 
 use crate::Real;
 use crate::aligned::Aligned;
-use crate::kernels::pending::{GradLoader, Loader};
+use crate::kernels::pending::{GradLoader, Loader, Masking, Rectifier};
 use crate::simd::Vector;
 
 /// Where rows come from.
 pub(super) trait Rows<T: Real> {
     /// Elements of a pixel, if the loops over them are compiled for that number, [`Vector::KNOWS`]; else 0.
     const KNOWN: usize = 0;
+    /// Whether they lie in memory, which is asked for ahead.
+    const IN_MEMORY: bool = false;
     /// Elements of a pixel.
     fn channels(&self) -> usize;
     /// Makes row `row` of the batch, `pixels` pixels, for place `slot` of a window.
     fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, slot: usize, out: &mut [T]);
+
+    /// Where row `row` of the batch can be read, [`pending`](Self::pending) as it is: of a window, if it is not in memory.
+    #[inline(always)]
+    fn line<V: Vector<T>>(window: &mut Window<T, Self>, row: usize) -> *const T
+    where
+        Self: Sized,
+    {
+        window.made::<V>(row).0.as_ptr()
+    }
+
+    /// What is pending of the pixels of a [line](Self::line).
+    #[inline(always)]
+    fn pending(&self) -> Masking<'_, T> {
+        Masking { z: &[], norm: None, rectifier: Rectifier::Identity }
+    }
 }
 
 impl<T: Real> Rows<T> for &Loader<'_, T> {
+    const IN_MEMORY: bool = true;
+
     fn channels(&self) -> usize {
         self.c
     }
@@ -24,6 +43,16 @@ impl<T: Real> Rows<T> for &Loader<'_, T> {
     #[inline(always)]
     fn make<V: Vector<T>>(&mut self, row: usize, pixels: usize, _slot: usize, out: &mut [T]) {
         self.load_asking::<V>(row * pixels, pixels, out);
+    }
+
+    #[inline(always)]
+    fn line<V: Vector<T>>(window: &mut Window<T, Self>, row: usize) -> *const T {
+        window.source.masking(row * window.pixels, window.pixels).z.as_ptr()
+    }
+
+    #[inline(always)]
+    fn pending(&self) -> Masking<'_, T> {
+        self.masking(0, 0)
     }
 }
 

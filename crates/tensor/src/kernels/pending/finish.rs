@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::{Loader, Rectifier};
+use super::{Loader, Maker, Rectifier};
 use crate::Real;
 use crate::kernels::moments::Sums;
 use crate::kernels::tile::{lanes, store_lanes};
@@ -17,14 +17,21 @@ pub(crate) struct Masking<'a, T> {
     pub rectifier: Rectifier,
 }
 
+/// Some channels of a pixel.
+#[derive(Clone, Copy)]
+pub(crate) struct Read<V> {
+    /// z − mean.
+    centred: V,
+    /// Before its rectifier.
+    y: V,
+    /// As its consumer reads it.
+    pub x: V,
+}
+
 /// (pend.2) for some channels, pixel after pixel, with a norm or without one: what it needs and what it sums up are in registers.
 // ANCHOR: finisher
 pub(crate) struct Finisher<V, const NORM: bool> {
-    /// mean, scale and shift.
-    norm: [V; 3],
-    rectifier: Rectifier,
-    /// Its lower and upper end.
-    bounds: [V; 2],
+    of: Maker<V, NORM>,
     /// Two sums each: an addition need not wait for the one before it.
     first: [V; 2],
     second: [V; 2],
@@ -34,7 +41,7 @@ impl<V: Copy, const NORM: bool> Finisher<V, NORM> {
     /// For the channels `at .. at + n`.
     ///
     /// # Safety
-    /// `at + n ≤ C`, the length of the norm's vectors, and n is a whole vector if `FULL`.
+    /// As [`Maker::new`].
     #[inline(always)]
     pub unsafe fn new<T: Real, const FULL: bool>(of: &Masking<'_, T>, at: usize, n: usize) -> Self
     where
@@ -42,14 +49,8 @@ impl<V: Copy, const NORM: bool> Finisher<V, NORM> {
     {
         let zero = V::splat(T::zero());
         // SAFETY: the caller's promise.
-        let norm = of.norm.map(|norm| norm.map(|v| unsafe { lanes::<T, V, FULL>(v.as_ptr().add(at), n) }));
-        Finisher {
-            norm: norm.unwrap_or([zero; 3]),
-            rectifier: of.rectifier,
-            bounds: of.rectifier.bounds::<T>().map(V::splat),
-            first: [zero; 2],
-            second: [zero; 2],
-        }
+        let of = unsafe { Maker::new::<T, FULL>(of, at, n) };
+        Finisher { of, first: [zero; 2], second: [zero; 2] }
     }
 
     /// `da` of a pixel, masked and taken into sum 0 or 1.
@@ -58,12 +59,30 @@ impl<V: Copy, const NORM: bool> Finisher<V, NORM> {
     where
         V: Vector<T>,
     {
-        let [mean, scale, shift] = self.norm;
-        let centred = if NORM { z.sub(mean) } else { z };
-        let y = if NORM { centred.mul_add(scale, shift) } else { z };
-        let [low, high] = self.bounds;
+        let read = self.read(z);
+        self.finish(read, da, sum)
+    }
+
+    /// A pixel as its consumer reads it; [`finish`](Self::finish) masks its gradient.
+    #[inline(always)]
+    pub fn read<T: Real>(&self, z: V) -> Read<V>
+    where
+        V: Vector<T>,
+    {
+        let centred = self.of.centred(z);
+        let y = self.of.normed(centred);
+        Read { centred, y, x: self.of.rectified(y) }
+    }
+
+    /// `da` of a pixel that was read, masked and taken into sum 0 or 1.
+    #[inline(always)]
+    pub fn finish<T: Real>(&mut self, Read { centred, y, .. }: Read<V>, da: V, sum: usize) -> V
+    where
+        V: Vector<T>,
+    {
+        let [low, high] = self.of.bounds;
         // A comparison takes the place of a multiply-add: no more of them than the rectifier needs.
-        let dy = match self.rectifier {
+        let dy = match self.of.rectifier {
             Rectifier::Identity => da,
             Rectifier::Relu => da.keep_above(y, low),
             Rectifier::Relu6 => da.keep_above(y, low).keep_below(y, high),

@@ -5,7 +5,7 @@
 use super::super::window::{Rows, Window};
 use super::super::{BackwardTask, Sizes};
 use super::landing::{Landing, Row};
-use super::{Epilogue, Gather, Pixels, Tap, input_window, of_known_rows};
+use super::{Epilogue, Gather, Pixels, Tap, input_window, of_known_rows, three};
 use crate::Real;
 use crate::aligned::Aligned;
 use crate::kernels::moments::Sums;
@@ -16,9 +16,6 @@ use crate::simd::{Kernel, Vector};
 /// An input that knows what its maker wants of its gradient.
 pub(in super::super) trait Input<T: Real>: Rows<T> + Sized {
     type Sums: Send;
-    /// Whether it lies in memory, which is asked for ahead. What is made row by row reads its gradient when it
-    /// [takes it in](Self::take_in).
-    const IN_MEMORY: bool;
     /// What masks the gradient of row `row`.
     fn masking<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize) -> Masking<'_, T>;
     /// Takes in row `row` of the masked gradient, `d`, and the sums of (pend.2) as far as they are in `sums`, from which it
@@ -36,13 +33,23 @@ pub(in super::super) struct RowSums<T> {
 }
 
 impl<T: Real> RowSums<T> {
-    fn zeros(c: usize) -> Self {
+    pub fn zeros(c: usize) -> Self {
         RowSums { sums: [(); 2].map(|()| Aligned::zeros(c.next_multiple_of(16))), pixels: 0 }
     }
 
     pub fn clear(&mut self) {
         self.sums.iter_mut().for_each(|sums| sums.fill(T::zero()));
         self.pixels = 0;
+    }
+
+    /// Adds to the channels from `at` on, whole vectors: behind the last channel lie zeros.
+    #[inline(always)]
+    pub fn add_vectors<V: Vector<T>>(&mut self, at: usize, vectors: [V; 2]) {
+        for (sums, of_row) in self.sums.iter_mut().zip(vectors) {
+            let sums = sums[at..at + V::LANES].as_mut_ptr();
+            // SAFETY: there are as many.
+            unsafe { V::load(sums).add(of_row).store(sums) };
+        }
     }
 
     fn move_to(&mut self, total: &mut Sums) {
@@ -57,6 +64,8 @@ impl<T: Real> RowSums<T> {
 pub(in super::super) struct Map<'a, T>(pub &'a Loader<'a, T>, pub Sums);
 
 impl<T: Real> Rows<T> for Map<'_, T> {
+    const IN_MEMORY: bool = true;
+
     fn channels(&self) -> usize {
         self.0.channels()
     }
@@ -73,7 +82,6 @@ const BLOCK: usize = 64;
 
 impl<T: Real> Input<T> for Map<'_, T> {
     type Sums = Sums;
-    const IN_MEMORY: bool = true;
 
     #[inline(always)]
     fn masking<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize) -> Masking<'_, T> {
@@ -135,12 +143,7 @@ impl<T: Real, const NORM: bool> Epilogue<T> for Mask<'_, T, NORM> {
 
     #[inline(always)]
     unsafe fn end<V: Vector<T>, const FULL: bool>(&mut self, finisher: Finisher<V, NORM>, at: usize, _n: usize) {
-        // In whole vectors: behind the channels lie zeros.
-        for (sums, of_row) in self.sums.sums.iter_mut().zip(finisher.sums()) {
-            let sums = sums[at..at + V::LANES].as_mut_ptr();
-            // SAFETY: there are as many.
-            unsafe { V::load(sums).add(of_row).store(sums) };
-        }
+        self.sums.add_vectors::<V>(at, finisher.sums());
     }
 }
 
@@ -149,11 +152,15 @@ pub(in super::super) struct Backward<'a, T: Real, X>(pub BackwardTask<'a, T, X>)
 
 impl<T: Real, X: Input<T>> Kernel<T> for Backward<'_, T, X> {
     type Output = X::Sums;
+    const KNOWING: bool = X::KNOWN != 0;
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> X::Sums {
         let BackwardTask { s, x, dy, w, images, mut dx, mut dw } = self.0;
-        let s = &of_known_rows::<T, V, X>(s);
+        let s = &of_known_rows::<T, X>(s);
+        if const { three::suits::<T, V>() } && three::fits::<T, V>(s) {
+            return three::backward::<T, V, X>(s, x, dy, w, images, dx, dw);
+        }
         let (mut rows, mut columns) = (input_window(s, x), Columns::new(s, dy));
         let (first, len, mut sums) = (images.start * s.h, s.w * s.c, RowSums::zeros(s.c));
         let mut landing = Landing::new::<V>(s, dx.as_deref().unwrap_or_default(), !X::IN_MEMORY);
@@ -279,7 +286,7 @@ unsafe fn channels_grad_w<T: Real, V: Vector<T>, const TAPS: usize, const FULL: 
 /// The rows of the output's gradient with zeros around them, as (conv.3) gathers from them.
 ///
 /// The columns `w = r + q·s` of one remainder r are read by the same taps v, at output column `q + (r + p − v·d)/s`.
-struct Columns<'a, T> {
+pub(super) struct Columns<'a, T> {
     window: Window<T, &'a GradLoader<'a, T>>,
     /// Elements of the zeros on the left.
     left: usize,
@@ -293,7 +300,7 @@ struct Columns<'a, T> {
 }
 
 impl<'a, T: Real> Columns<'a, T> {
-    fn new(s: &Sizes, dy: &'a GradLoader<'a, T>) -> Self {
+    pub fn new(s: &Sizes, dy: &'a GradLoader<'a, T>) -> Self {
         let [stride, p, d] = [s.geo.stride, s.geo.padding, s.geo.dilation];
         let left = (s.kw - 1) * d[1] / stride[1] + 1;
         let right = ((s.w + p[1]).saturating_sub(1) / stride[1] + 1).saturating_sub(s.ow);
@@ -318,6 +325,12 @@ impl<'a, T: Real> Columns<'a, T> {
             lines: Vec::with_capacity(s.kh),
             taps: Vec::with_capacity(s.kh * s.kw),
         }
+    }
+
+    /// The first pixel of row i of image n, if it is inside.
+    #[inline(always)]
+    pub fn line<V: Vector<T>>(&mut self, s: &Sizes, n: usize, i: usize) -> Option<*const T> {
+        if i < s.oh { Some(self.row::<V>(n * s.oh + i)) } else { None }
     }
 
     /// The first pixel of row `row` of the batch.
