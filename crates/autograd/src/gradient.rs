@@ -82,6 +82,13 @@ impl<T: Real> Gradient<T> {
         other.plain.map_or(Ok(()), |plain| self.add_plain(plain))
     }
 
+    /// What the consumers of a pending map have sent back together.
+    pub(crate) fn take_masked(&mut self) -> Option<MaskedGrad<T>> {
+        let masked = self.masked.take()?;
+        self.gathered = None; // of what was taken
+        Some(masked)
+    }
+
     fn add_plain(&mut self, gradient: Tensor<T>) -> Result<()> {
         match &mut self.plain {
             Some(sum) => add_to(sum, &gradient),

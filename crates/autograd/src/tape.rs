@@ -174,6 +174,11 @@ impl<T: Real> Sink<'_, T> {
         self.add_gradient(i, Gradient::of_consumer(map, gradient))
     }
 
+    /// What other consumers of input `i`, a pending map, have sent back, to be added to and sent again.
+    pub(crate) fn take_masked(&mut self, i: usize) -> Option<MaskedGrad<T>> {
+        self.of[self.inputs[i]?].as_mut()?.take_masked()
+    }
+
     /// [`add`](Self::add) for every input whose gradient was computed, in the order of the inputs.
     ///
     /// # Errors

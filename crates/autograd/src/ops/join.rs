@@ -66,7 +66,8 @@ impl<T: Real> Op<T> for GlobalAvgPool<T> {
     }
 
     fn backward(self: Box<Self>, dy: Tensor<T>, dx: &mut Sink<'_, T>) -> Result<()> {
-        dx.add_masked(0, &self.map, pending::global_avg_pool_backward(&self.map, &dy)?)
+        let onto = dx.take_masked(0);
+        dx.add_masked(0, &self.map, pending::global_avg_pool_backward(&self.map, &dy, onto)?)
     }
 }
 

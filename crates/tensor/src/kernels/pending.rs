@@ -25,6 +25,7 @@ pub(crate) use grad::{GradLoader, total};
 pub use grad::{GradSums, MaskedGrad, NormGrads, PendingGrad, Through};
 pub use join::{gate, gate_backward, global_avg_pool, global_avg_pool_backward};
 pub(crate) use maker::Maker;
+use maker::{Strip, each_strip};
 pub use sum::PendingSum;
 pub(crate) use sum::SumRows;
 

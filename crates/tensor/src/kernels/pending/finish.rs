@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::{Loader, Maker, Rectifier};
+use super::{Loader, Maker, Rectifier, Strip, each_strip};
 use crate::Real;
 use crate::kernels::moments::Sums;
 use crate::kernels::tile::{lanes, store_lanes};
@@ -94,6 +94,18 @@ impl<V: Copy, const NORM: bool> Finisher<V, NORM> {
         dy
     }
 
+    /// [`sums`](Self::sums) to those of the channels `at .. at + n`; without a norm nobody asks for them.
+    #[inline(always)]
+    pub fn add_to<T: Real>(&self, sums: &mut Sums, at: usize, n: usize)
+    where
+        V: Vector<T>,
+    {
+        if NORM {
+            let [first, second] = self.sums();
+            sums.add_lanes(at, n, first, second);
+        }
+    }
+
     /// Σ dŷ and Σ dŷ·(z − mean), the second one zero without a norm.
     #[inline(always)]
     pub fn sums<T: Real>(&self) -> [V; 2]
@@ -135,51 +147,43 @@ impl<T: Real> Loader<'_, T> {
         if self.norm.is_none() && self.rectifier == Rectifier::Identity {
             return;
         }
-        let masking = self.masking(first, len / c);
-        for at in (0..c).step_by(V::LANES) {
-            let n = V::LANES.min(c - at);
-            // SAFETY: both hold the same rows of C elements, and `at + n ≤ C`; the caller's promise.
-            unsafe {
-                match (n == V::LANES, self.norm.is_some()) {
-                    (true, true) => finish_lanes::<T, V, true, true>(&masking, c, d, at, n, sums),
-                    (true, false) => finish_lanes::<T, V, true, false>(&masking, c, d, at, n, sums),
-                    (false, true) => finish_lanes::<T, V, false, true>(&masking, c, d, at, n, sums),
-                    (false, false) => finish_lanes::<T, V, false, false>(&masking, c, d, at, n, sums),
-                }
-            }
-        }
+        each_strip::<T, V>(&self.masking(first, len / c), c, &mut Finish { c, d, sums });
     }
 }
 
-#[inline(always)]
-unsafe fn finish_lanes<T: Real, V: Vector<T>, const FULL: bool, const NORM: bool>(
-    of: &Masking<'_, T>,
+/// dŷ in the place of da; written only where a rectifier masks something.
+struct Finish<'a, T> {
     c: usize,
     d: *mut T,
-    at: usize,
-    n: usize,
-    sums: &mut Sums,
-) {
-    let pixels = of.z.len() / c;
-    // SAFETY: the caller has checked the extents.
-    unsafe {
-        let mut finisher = Finisher::<V, NORM>::new::<T, FULL>(of, at, n);
-        let (mut z, mut d) = (of.z.as_ptr().add(at), d.add(at));
-        for pair in (0..pixels).step_by(2) {
-            for sum in 0..2 {
-                if pair + sum == pixels {
-                    break;
+    sums: &'a mut Sums,
+}
+
+impl<T: Real> Strip<T> for Finish<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
+        &mut self,
+        of: &Masking<'_, T>,
+        at: usize,
+        n: usize,
+    ) {
+        let (c, pixels) = (self.c, of.z.len() / self.c);
+        // SAFETY: the caller's promise; `d` has as many pixels.
+        unsafe {
+            let mut finisher = Finisher::<V, NORM>::new::<T, FULL>(of, at, n);
+            let (mut z, mut d) = (of.z.as_ptr().add(at), self.d.add(at));
+            for pair in (0..pixels).step_by(2) {
+                for sum in 0..2 {
+                    if pair + sum == pixels {
+                        break;
+                    }
+                    let dy = finisher.pixel(lanes::<T, V, FULL>(z, n), lanes::<T, V, FULL>(d, n), sum);
+                    if of.rectifier != Rectifier::Identity {
+                        store_lanes::<T, V, FULL>(dy, d, n);
+                    }
+                    (z, d) = (z.wrapping_add(c), d.wrapping_add(c));
                 }
-                let dy = finisher.pixel(lanes::<T, V, FULL>(z, n), lanes::<T, V, FULL>(d, n), sum);
-                if of.rectifier != Rectifier::Identity {
-                    store_lanes::<T, V, FULL>(dy, d, n);
-                }
-                (z, d) = (z.wrapping_add(c), d.wrapping_add(c));
             }
-        }
-        if NORM {
-            let [first, second] = finisher.sums();
-            sums.add_lanes(at, n, first, second);
+            finisher.add_to::<T>(self.sums, at, n);
         }
     }
 }

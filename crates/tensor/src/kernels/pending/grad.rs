@@ -60,10 +60,14 @@ impl<T: Real> MaskedGrad<T> {
     /// [`Error::Shape`] if the shapes differ.
     pub fn add(&mut self, other: &MaskedGrad<T>) -> Result<()> {
         add_to(&mut self.dy, &other.dy)?;
-        for (a, b) in self.sums.iter_mut().zip(&other.sums) {
+        self.add_sums(&other.sums);
+        Ok(())
+    }
+
+    pub(super) fn add_sums(&mut self, other: &GradSums) {
+        for (a, b) in self.sums.iter_mut().zip(other) {
             a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         }
-        Ok(())
     }
 }
 

@@ -1,15 +1,14 @@
-//! Ops that read pending maps as they lie in memory: gates (pend.5) and means over positions (pool.1).
-//! Block by block: made, worked on and finished in the first cache, so that each is one pass.
+//! Ops that read pending maps as they lie in memory: gates (pend.5) and means over positions (pool.1). A pixel is made, worked on
+//! and masked in registers, so that each is one pass.
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
 use std::ops::Range;
 
-use super::{Loader, MaskedGrad, Pending, total};
-use crate::aligned::Aligned;
+use super::{Finisher, Loader, Maker, MaskedGrad, Masking, Pending, Strip, each_strip, total};
 use crate::kernels::ahead::Stretch;
 use crate::kernels::moments::Sums;
-use crate::kernels::tile::{load, store};
+use crate::kernels::tile::{lanes, store_lanes};
 use crate::parallel::{PASS, PIECES, parts_mut, ranges, run_tasks};
 use crate::simd::{Kernel, Vector, dispatch};
 use crate::{Error, Real, Result, Tensor};
@@ -97,25 +96,36 @@ impl<T: Real> Kernel<T> for Gate<'_, T> {
         let c = map.c;
         for (n, at, pixels) in blocks(images, positions, c) {
             let y = &mut y[at..][..pixels.len() * c];
+            map.ahead(pixels.start, pixels.len()).ask_to_read::<V>();
             Stretch::after(y).ask_to_write::<V>();
-            map.load_asking::<V>(pixels.start, pixels.len(), y);
-            scale::<T, V>(y, &g[n * c..][..c]);
+            let of = map.masking(pixels.start, pixels.len());
+            each_strip::<T, V>(&of, c, &mut Weigh { g: &g[n * c..][..c], y });
         }
     }
 }
 
-/// Every row of `y` times `g`.
-#[inline(always)]
-fn scale<T: Real, V: Vector<T>>(y: &mut [T], g: &[T]) {
-    let c = g.len();
-    for at in (0..c).step_by(V::LANES) {
-        let n = V::LANES.min(c - at);
-        // SAFETY: `at + n ≤ C`, and `y` is rows of C.
+/// y = g ⊙ a.
+struct Weigh<'a, T> {
+    g: &'a [T],
+    y: &'a mut [T],
+}
+
+impl<T: Real> Strip<T> for Weigh<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
+        &mut self,
+        of: &Masking<'_, T>,
+        at: usize,
+        n: usize,
+    ) {
+        let c = self.g.len();
+        // SAFETY: the caller's promise; `y` has as many pixels.
         unsafe {
-            let g = load::<T, V>(g.as_ptr().add(at), n);
-            for row in 0..y.len() / c {
-                let y = y.as_mut_ptr().add(row * c + at);
-                store::<T, V>(load::<T, V>(y, n).mul(g), y, n);
+            let maker = Maker::<V, NORM>::new::<T, FULL>(of, at, n);
+            let g = lanes::<T, V, FULL>(self.g.as_ptr().add(at), n);
+            for i in (at..self.y.len()).step_by(c) {
+                let a = maker.pixel(lanes::<T, V, FULL>(of.z.as_ptr().add(i), n));
+                store_lanes::<T, V, FULL>(a.mul(g), self.y.as_mut_ptr().add(i), n);
             }
         }
     }
@@ -133,13 +143,11 @@ struct GateBackward<'a, T> {
 impl<T: Real> Kernel<T> for GateBackward<'_, T> {
     type Output = Sums;
 
-    // ANCHOR: gate_backward
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Sums {
         let GateBackward { map, g, positions, images, dx, dg } = self;
         let c = map.c;
         let (mut sums, first) = (Sums::zeros(c), images.start);
-        let mut made = Aligned::zeros(block(c) * c);
         // A block's sum in `T`, an image's in f64.
         let (mut image, mut of_image) = (first, Sums::zeros(c));
         for (n, at, pixels) in blocks(images, positions, c) {
@@ -147,41 +155,62 @@ impl<T: Real> Kernel<T> for GateBackward<'_, T> {
                 flush(&mut of_image, &mut dg[(image - first) * c..][..c]);
                 image = n;
             }
-            let dx = &mut dx[at..][..pixels.len() * c];
-            map.load_asking::<V>(pixels.start, pixels.len(), &mut made);
-            products::<T, V>(dx, &made, c, &mut of_image);
-            scale::<T, V>(dx, &g[n * c..][..c]);
-            map.finish::<V>(pixels.start, dx, &mut sums);
+            map.ahead(pixels.start, pixels.len()).ask_to_read::<V>();
+            let of = map.masking(pixels.start, pixels.len());
+            let (d, g) = (&mut dx[at..][..pixels.len() * c], &g[n * c..][..c]);
+            each_strip::<T, V>(&of, c, &mut WeighBackward { g, d, dg: &mut of_image, sums: &mut sums });
         }
         flush(&mut of_image, &mut dg[(image - first) * c..][..c]);
         sums
     }
-    // ANCHOR_END: gate_backward
+}
+
+/// Σ_p dy ⊙ a, and da = g ⊙ dy in the place of dy.
+struct WeighBackward<'a, T> {
+    g: &'a [T],
+    d: &'a mut [T],
+    /// In its first sums.
+    dg: &'a mut Sums,
+    sums: &'a mut Sums,
+}
+
+impl<T: Real> Strip<T> for WeighBackward<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
+        &mut self,
+        of: &Masking<'_, T>,
+        at: usize,
+        n: usize,
+    ) {
+        let (c, zero) = (self.g.len(), V::splat(T::zero()));
+        // SAFETY: the caller's promise; `d` has as many pixels.
+        unsafe {
+            let mut finisher = Finisher::<V, NORM>::new::<T, FULL>(of, at, n);
+            let g = lanes::<T, V, FULL>(self.g.as_ptr().add(at), n);
+            let mut dg = [zero; 2];
+            for pair in (at..self.d.len()).step_by(2 * c) {
+                for half in 0..2 {
+                    let i = pair + half * c;
+                    if i >= self.d.len() {
+                        break;
+                    }
+                    let d = self.d.as_mut_ptr().add(i);
+                    let (a, dy) =
+                        (finisher.read(lanes::<T, V, FULL>(of.z.as_ptr().add(i), n)), lanes::<T, V, FULL>(d, n));
+                    dg[half] = dy.mul_add(a.x, dg[half]);
+                    store_lanes::<T, V, FULL>(finisher.finish(a, dy.mul(g), half), d, n);
+                }
+            }
+            self.dg.add_lanes(at, n, dg[0].add(dg[1]), zero);
+            finisher.add_to::<T>(self.sums, at, n);
+        }
+    }
 }
 
 /// Writes down the sums of an image, and begins anew.
 fn flush<T: Real>(of_image: &mut Sums, dg: &mut [T]) {
     for (dg, sum) in dg.iter_mut().zip(&mut of_image.first) {
         *dg = T::of(std::mem::take(sum));
-    }
-}
-
-/// Adds Σ dy ⊙ a over the rows of a block to the first sums.
-#[inline(always)]
-fn products<T: Real, V: Vector<T>>(dy: &[T], a: &[T], c: usize, sums: &mut Sums) {
-    assert!(a.len() >= dy.len());
-    for at in (0..c).step_by(V::LANES) {
-        let n = V::LANES.min(c - at);
-        let zero = V::splat(T::zero());
-        let mut sum = [zero; 2];
-        for row in 0..dy.len() / c {
-            // SAFETY: `at + n ≤ C`, and both are rows of C.
-            unsafe {
-                let dy = load::<T, V>(dy.as_ptr().add(row * c + at), n);
-                sum[row % 2] = dy.mul_add(load::<T, V>(a.as_ptr().add(row * c + at), n), sum[row % 2]);
-            }
-        }
-        sums.add_lanes(at, n, sum[0].add(sum[1]), zero);
     }
 }
 
@@ -224,33 +253,69 @@ impl<T: Real> Kernel<T> for Mean<'_, T> {
         let Mean { map, positions, images, y } = self;
         let c = map.c;
         let per_position = 1.0 / positions as f64;
-        let (mut made, mut ones) = (Aligned::zeros(block(c) * c), Aligned::zeros(block(c) * c));
-        ones.fill(T::one());
         for (n, y) in images.zip(y.chunks_exact_mut(c.max(1))) {
             let mut sums = Sums::zeros(c);
             for (.., pixels) in blocks(n..n + 1, positions, c) {
-                map.load_asking::<V>(pixels.start, pixels.len(), &mut made);
-                products::<T, V>(&made[..pixels.len() * c], &ones, c, &mut sums);
+                map.ahead(pixels.start, pixels.len()).ask_to_read::<V>();
+                each_strip::<T, V>(&map.masking(pixels.start, pixels.len()), c, &mut Add { c, sums: &mut sums });
             }
             y.iter_mut().zip(&sums.first).for_each(|(y, sum)| *y = T::of(sum * per_position));
         }
     }
 }
 
-/// The gradient of [`global_avg_pool`]'s map, (pool.2), masked and summed up.
+/// Adds a to the first sums.
+struct Add<'a> {
+    c: usize,
+    sums: &'a mut Sums,
+}
+
+impl<T: Real> Strip<T> for Add<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
+        &mut self,
+        of: &Masking<'_, T>,
+        at: usize,
+        n: usize,
+    ) {
+        let zero = V::splat(T::zero());
+        // SAFETY: the caller's promise.
+        unsafe {
+            let maker = Maker::<V, NORM>::new::<T, FULL>(of, at, n);
+            let mut sums = [zero; 2];
+            for i in (at..of.z.len()).step_by(self.c) {
+                sums = [sums[1], sums[0].add(maker.pixel(lanes::<T, V, FULL>(of.z.as_ptr().add(i), n)))];
+            }
+            self.sums.add_lanes(at, n, sums[0].add(sums[1]), zero);
+        }
+    }
+}
+
+/// The gradient of [`global_avg_pool`]'s map, (pool.2), masked and summed up; added to `onto`, if other consumers of the map have
+/// sent theirs back.
 ///
 /// # Errors
-/// [`Error::Shape`] if `dy` is not `[N,C]`.
-pub fn global_avg_pool_backward<T: Real>(map: &Pending<T>, dy: &Tensor<T>) -> Result<MaskedGrad<T>> {
-    let [n, c, positions] = fit("global_avg_pool_backward", map, "dy", dy)?;
+/// [`Error::Shape`] if `dy` is not `[N,C]`, or `onto` not of the map's shape.
+pub fn global_avg_pool_backward<T: Real>(
+    map: &Pending<T>,
+    dy: &Tensor<T>,
+    onto: Option<MaskedGrad<T>>,
+) -> Result<MaskedGrad<T>> {
+    const OP: &str = "global_avg_pool_backward";
+    let [n, c, positions] = fit(OP, map, "dy", dy)?;
     let loader = &map.loader();
-    let mut dx = Tensor::any(map.z.shape());
+    let adds = onto.is_some();
+    let mut grad = onto.unwrap_or_else(|| MaskedGrad { dy: Tensor::any(map.z.shape()), sums: total(None, loader) });
+    if grad.dy.shape() != map.z.shape() {
+        return Err(Error::shape(OP, "onto", format!("{:?}", map.z.shape()), grad.dy.shape()));
+    }
     let images = if map.z.is_empty() { Vec::new() } else { ranges(n, PIECES) };
-    let parts = parts_mut(dx.as_mut_slice(), &images, positions * c);
+    let parts = parts_mut(grad.dy.as_mut_slice(), &images, positions * c);
     let sums = run_tasks(images.into_iter().zip(parts).collect(), PASS * map.z.len(), |(images, dx)| {
-        dispatch(MeanBackward { map: loader, dy: dy.as_slice(), positions, images, dx })
+        dispatch(MeanBackward { map: loader, dy: dy.as_slice(), positions, images, dx, adds })
     });
-    Ok(MaskedGrad { dy: dx, sums: total(sums, loader) })
+    grad.add_sums(&total(sums, loader));
+    Ok(grad)
 }
 
 struct MeanBackward<'a, T> {
@@ -259,6 +324,7 @@ struct MeanBackward<'a, T> {
     positions: usize,
     images: Range<usize>,
     dx: &'a mut [T],
+    adds: bool,
 }
 
 impl<T: Real> Kernel<T> for MeanBackward<'_, T> {
@@ -266,18 +332,58 @@ impl<T: Real> Kernel<T> for MeanBackward<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Sums {
-        let MeanBackward { map, dy, positions, images, dx } = self;
+        let MeanBackward { map, dy, positions, images, dx, adds } = self;
         let c = map.c;
         let per_position = T::of(1.0 / positions.max(1) as f64);
         let mut sums = Sums::zeros(c);
         for (n, at, pixels) in blocks(images, positions, c) {
-            let dx = &mut dx[at..][..pixels.len() * c];
-            Stretch::after(dx).ask_to_write::<V>();
-            for row in dx.chunks_exact_mut(c) {
-                row.iter_mut().zip(&dy[n * c..][..c]).for_each(|(dx, &dy)| *dx = dy * per_position);
-            }
-            map.finish::<V>(pixels.start, dx, &mut sums);
+            let (d, da) = (&mut dx[at..][..pixels.len() * c], &dy[n * c..][..c]);
+            map.ahead(pixels.start, pixels.len()).ask_to_read::<V>();
+            Stretch::after(d).ask_to_write::<V>();
+            let of = map.masking(pixels.start, pixels.len());
+            each_strip::<T, V>(&of, c, &mut Spread { da, per_position, d, adds, sums: &mut sums });
         }
         sums
+    }
+}
+
+/// The same da at every pixel.
+struct Spread<'a, T> {
+    da: &'a [T],
+    per_position: T,
+    d: &'a mut [T],
+    adds: bool,
+    sums: &'a mut Sums,
+}
+
+impl<T: Real> Strip<T> for Spread<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
+        &mut self,
+        of: &Masking<'_, T>,
+        at: usize,
+        n: usize,
+    ) {
+        let c = self.da.len();
+        // SAFETY: the caller's promise; `d` has as many pixels.
+        unsafe {
+            let mut finisher = Finisher::<V, NORM>::new::<T, FULL>(of, at, n);
+            let da = lanes::<T, V, FULL>(self.da.as_ptr().add(at), n).mul(V::splat(self.per_position));
+            for pair in (at..self.d.len()).step_by(2 * c) {
+                for half in 0..2 {
+                    let i = pair + half * c;
+                    if i >= self.d.len() {
+                        break;
+                    }
+                    let d = self.d.as_mut_ptr().add(i);
+                    let mut masked = finisher.pixel(lanes::<T, V, FULL>(of.z.as_ptr().add(i), n), da, half);
+                    if self.adds {
+                        masked = masked.add(lanes::<T, V, FULL>(d, n));
+                    }
+                    store_lanes::<T, V, FULL>(masked, d, n);
+                }
+            }
+            finisher.add_to::<T>(self.sums, at, n);
+        }
     }
 }

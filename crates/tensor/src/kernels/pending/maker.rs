@@ -1,4 +1,4 @@
-//! (pend.1) for a vector of channels at a time.
+//! (pend.1) for a vector of channels at a time, and what else is done so.
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
@@ -75,5 +75,36 @@ impl<V: Copy, const NORM: bool> Maker<V, NORM> {
         V: Vector<T>,
     {
         self.rectified(self.normed(self.centred(z)))
+    }
+}
+
+/// What is done with some channels of all pixels of a block.
+pub(super) trait Strip<T: Real> {
+    /// Does it for the channels `at .. at + n`, of which there is a norm if `NORM`.
+    ///
+    /// # Safety
+    /// `at + n ≤ C`, the length of the norm's vectors, and n is a whole vector if `FULL`.
+    unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
+        &mut self,
+        of: &Masking<'_, T>,
+        at: usize,
+        n: usize,
+    );
+}
+
+/// All strips of pixels of `c` channels.
+#[inline(always)]
+pub(super) fn each_strip<T: Real, V: Vector<T>>(of: &Masking<'_, T>, c: usize, strip: &mut impl Strip<T>) {
+    for at in (0..c).step_by(V::LANES) {
+        let n = V::LANES.min(c - at);
+        // SAFETY: as it says; kernels look at a norm's length when they are given it.
+        unsafe {
+            match (n == V::LANES, of.norm.is_some()) {
+                (true, true) => strip.run::<V, true, true>(of, at, n),
+                (true, false) => strip.run::<V, true, false>(of, at, n),
+                (false, true) => strip.run::<V, false, true>(of, at, n),
+                (false, false) => strip.run::<V, false, false>(of, at, n),
+            }
+        }
     }
 }

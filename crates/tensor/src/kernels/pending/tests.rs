@@ -113,7 +113,11 @@ fn the_mean_of_a_pending_map_is_that_of_the_map() {
             let expected = crate::reference::pool::global_avg_pool(&map.make());
             assert_close(&what, &global_avg_pool(&map).unwrap(), &expected, 1e-13);
             let spread = Tensor::from_fn(shape, |i| dy.view()[[i[0], i[1]]] / (h * w) as f64);
-            assert_same(&what, &global_avg_pool_backward(&map, &dy).unwrap(), &masked(&map, &spread));
+            let (got, expected) = (global_avg_pool_backward(&map, &dy, None).unwrap(), masked(&map, &spread));
+            assert_same(&what, &got, &expected);
+            let (mut sum, other) = (masked(&map, &randn(shape, 6)), masked(&map, &randn(shape, 6)));
+            sum.add(&expected).unwrap();
+            assert_same(&what, &global_avg_pool_backward(&map, &dy, Some(other)).unwrap(), &sum);
         }
     }
 }
@@ -129,7 +133,7 @@ fn the_bits_do_not_depend_on_the_threads() {
             Tensor::from_memory([sums.len()], sums).unwrap()
         };
         let (da, dg) = gate_backward(&maps[2], &g, dy.clone()).unwrap();
-        let mean = global_avg_pool_backward(&maps[1], &g).unwrap();
+        let mean = global_avg_pool_backward(&maps[1], &g, None).unwrap();
         let masked = MaskedGrad::of(&maps[1], dy.clone()).unwrap();
         let pooled = global_avg_pool(&maps[2]).unwrap();
         let of_sums = [&da, &mean, &masked].map(sums);

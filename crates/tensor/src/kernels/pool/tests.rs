@@ -40,7 +40,7 @@ fn the_global_mean_is_the_definition() {
         let map = Pending::plain(x.clone());
         let y = global_avg_pool(&map).unwrap();
         assert_close(&format!("{shape:?}"), &y, &reference::global_avg_pool(&x), 1e-5);
-        let dx = global_avg_pool_backward(&map, &y).unwrap().dy;
+        let dx = global_avg_pool_backward(&map, &y, None).unwrap().dy;
         let expected = Tensor::from_fn(shape, |i| y.view()[[i[0], i[1]]] / (shape[2] * shape[3]) as f32);
         assert_close(&format!("{shape:?}"), &dx, &expected, 1e-7);
     }
@@ -57,7 +57,7 @@ fn gradients_are_central_differences() {
         let dx = avg_pool2d_backward(x.shape(), &window, &dy).unwrap();
         assert_gradient("avg", &x, &dx, &dy, |x| avg_pool2d(x, &window).unwrap());
         let dy = randn::<f64>([shape[0], shape[1]], 3);
-        let dx = global_avg_pool_backward(&Pending::plain(x.clone()), &dy).unwrap().dy;
+        let dx = global_avg_pool_backward(&Pending::plain(x.clone()), &dy, None).unwrap().dy;
         assert_gradient("global", &x, &dx, &dy, |x| global_avg_pool(&Pending::plain(x.clone())).unwrap());
     }
 }
@@ -88,7 +88,7 @@ fn wrong_arguments_are_errors_with_numbers() {
     let x = Tensor::<f32>::zeros([2, 3, 4, 5]);
     let zeros = |shape: &[usize]| Pending::plain(Tensor::<f32>::zeros(shape));
     assert!(message(global_avg_pool(&zeros(&[2, 3, 0, 4]))).contains("no positions"));
-    let error = message(global_avg_pool_backward(&zeros(&[2, 3, 4, 5]), &Tensor::zeros([3, 2])));
+    let error = message(global_avg_pool_backward(&zeros(&[2, 3, 4, 5]), &Tensor::zeros([3, 2]), None));
     assert_eq!(error, "global_avg_pool_backward: `dy` has shape [3, 2], expected [2, 3]");
     for window in [Window::square(0), Window::square(2).stride(0), Window::square(3).padding(2)] {
         assert!(message(max_pool2d(&x, &window)).contains("padding of at most half the kernel"));
