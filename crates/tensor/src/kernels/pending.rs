@@ -25,7 +25,7 @@ pub(crate) use grad::{GradLoader, total};
 pub use grad::{GradSums, MaskedGrad, NormGrads, PendingGrad, Through};
 pub use join::{gate, gate_backward, global_avg_pool, global_avg_pool_backward};
 pub(crate) use maker::Maker;
-use maker::{Strip, each_strip};
+use maker::Strip;
 pub use sum::PendingSum;
 pub(crate) use sum::SumRows;
 
@@ -181,6 +181,12 @@ impl<'a, T: Real> Loader<'a, T> {
         Loader { data, c, norm: None, rectifier: Rectifier::Identity }
     }
 
+    /// As [`Pending::is_plain`].
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.norm.is_none() && self.rectifier == Rectifier::Identity
+    }
+
     /// The same; of a `c` that it knows the compiler can make use.
     #[inline(always)]
     pub fn of_channels(&self, c: usize) -> Self {
@@ -207,7 +213,6 @@ impl<'a, T: Real> Loader<'a, T> {
 
     /// Makes `pixels` pixels, the rows `stride ≥ C` apart in `out`; a vector that C does not fill is filled with zeros as
     /// far as the stride goes. `minus [C]` is subtracted at the end.
-    // ANCHOR: load
     #[inline(always)]
     pub fn load<V: Vector<T>>(&self, first: usize, pixels: usize, minus: Option<&[T]>, out: &mut [T], stride: usize) {
         self.load_with::<V, false>(first, pixels, minus, out, stride);
@@ -278,7 +283,6 @@ impl<'a, T: Real> Loader<'a, T> {
             }
         }
     }
-    // ANCHOR_END: load
 }
 
 /// Some channels: where they start, how many are read and how many written.

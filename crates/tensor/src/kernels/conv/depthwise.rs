@@ -1,6 +1,7 @@
 //! One kernel a channel (groups = C = O): too little arithmetic for a product, so the taps are added up directly.
 //! A tap is a vector over the channels. Forward and (conv.2) slide over padded rows of the input, (conv.3) over padded
-//! rows of the output's gradient: each pixel *gathers* from the pixels that read it, so nothing is written twice.
+//! rows of the output's gradient: each pixel *gathers* from the pixels that read it, so nothing is written twice. Three taps by
+//! three take a shorter way, `three`.
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 

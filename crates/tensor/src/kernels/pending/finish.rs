@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::{Loader, Maker, Rectifier, Strip, each_strip};
+use super::{Loader, Maker, Rectifier, Strip};
 use crate::Real;
 use crate::kernels::moments::Sums;
 use crate::kernels::tile::{lanes, store_lanes};
@@ -143,17 +143,15 @@ impl<T: Real> Loader<'_, T> {
     /// `len` elements behind `d` must be readable, and writable if there is a rectifier.
     #[inline(always)]
     unsafe fn finish_at<V: Vector<T>>(&self, first: usize, d: *mut T, len: usize, sums: &mut Sums) {
-        let c = self.c;
-        if self.norm.is_none() && self.rectifier == Rectifier::Identity {
-            return;
+        if !self.is_plain() {
+            self.strips::<V>(first, len / self.c, &mut Finish { d, sums });
         }
-        each_strip::<T, V>(&self.masking(first, len / c), c, &mut Finish { c, d, sums });
     }
 }
 
 /// dŷ in the place of da; written only where a rectifier masks something.
 struct Finish<'a, T> {
-    c: usize,
+    /// As many pixels.
     d: *mut T,
     sums: &'a mut Sums,
 }
@@ -163,11 +161,12 @@ impl<T: Real> Strip<T> for Finish<'_, T> {
     unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
         &mut self,
         of: &Masking<'_, T>,
+        c: usize,
         at: usize,
         n: usize,
     ) {
-        let (c, pixels) = (self.c, of.z.len() / self.c);
-        // SAFETY: the caller's promise; `d` has as many pixels.
+        let pixels = of.z.len() / c;
+        // SAFETY: the caller's promise, and whoever made this says that `d` has as many pixels.
         unsafe {
             let mut finisher = Finisher::<V, NORM>::new::<T, FULL>(of, at, n);
             let (mut z, mut d) = (of.z.as_ptr().add(at), self.d.add(at));

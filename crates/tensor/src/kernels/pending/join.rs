@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Finisher, Loader, Maker, MaskedGrad, Masking, Pending, Strip, each_strip, total};
+use super::{Finisher, Loader, Maker, MaskedGrad, Masking, Pending, Rectifier, Strip, total};
 use crate::kernels::ahead::Stretch;
 use crate::kernels::moments::Sums;
 use crate::kernels::tile::{lanes, store_lanes};
@@ -98,8 +98,7 @@ impl<T: Real> Kernel<T> for Gate<'_, T> {
             let y = &mut y[at..][..pixels.len() * c];
             map.ahead(pixels.start, pixels.len()).ask_to_read::<V>();
             Stretch::after(y).ask_to_write::<V>();
-            let of = map.masking(pixels.start, pixels.len());
-            each_strip::<T, V>(&of, c, &mut Weigh { g: &g[n * c..][..c], y });
+            map.strips::<V>(pixels.start, pixels.len(), &mut Weigh { g: &g[n * c..][..c], y });
         }
     }
 }
@@ -115,10 +114,11 @@ impl<T: Real> Strip<T> for Weigh<'_, T> {
     unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
         &mut self,
         of: &Masking<'_, T>,
+        c: usize,
         at: usize,
         n: usize,
     ) {
-        let c = self.g.len();
+        assert!(self.y.len() == of.z.len() && self.g.len() == c);
         // SAFETY: the caller's promise; `y` has as many pixels.
         unsafe {
             let maker = Maker::<V, NORM>::new::<T, FULL>(of, at, n);
@@ -156,9 +156,9 @@ impl<T: Real> Kernel<T> for GateBackward<'_, T> {
                 image = n;
             }
             map.ahead(pixels.start, pixels.len()).ask_to_read::<V>();
-            let of = map.masking(pixels.start, pixels.len());
             let (d, g) = (&mut dx[at..][..pixels.len() * c], &g[n * c..][..c]);
-            each_strip::<T, V>(&of, c, &mut WeighBackward { g, d, dg: &mut of_image, sums: &mut sums });
+            let mut strip = WeighBackward { g, d, dg: &mut of_image, sums: &mut sums };
+            map.strips::<V>(pixels.start, pixels.len(), &mut strip);
         }
         flush(&mut of_image, &mut dg[(image - first) * c..][..c]);
         sums
@@ -179,10 +179,12 @@ impl<T: Real> Strip<T> for WeighBackward<'_, T> {
     unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
         &mut self,
         of: &Masking<'_, T>,
+        c: usize,
         at: usize,
         n: usize,
     ) {
-        let (c, zero) = (self.g.len(), V::splat(T::zero()));
+        let zero = V::splat(T::zero());
+        assert!(self.d.len() == of.z.len() && self.g.len() == c);
         // SAFETY: the caller's promise; `d` has as many pixels.
         unsafe {
             let mut finisher = Finisher::<V, NORM>::new::<T, FULL>(of, at, n);
@@ -257,7 +259,7 @@ impl<T: Real> Kernel<T> for Mean<'_, T> {
             let mut sums = Sums::zeros(c);
             for (.., pixels) in blocks(n..n + 1, positions, c) {
                 map.ahead(pixels.start, pixels.len()).ask_to_read::<V>();
-                each_strip::<T, V>(&map.masking(pixels.start, pixels.len()), c, &mut Add { c, sums: &mut sums });
+                map.strips::<V>(pixels.start, pixels.len(), &mut Add(&mut sums));
             }
             y.iter_mut().zip(&sums.first).for_each(|(y, sum)| *y = T::of(sum * per_position));
         }
@@ -265,16 +267,14 @@ impl<T: Real> Kernel<T> for Mean<'_, T> {
 }
 
 /// Adds a to the first sums.
-struct Add<'a> {
-    c: usize,
-    sums: &'a mut Sums,
-}
+struct Add<'a>(&'a mut Sums);
 
 impl<T: Real> Strip<T> for Add<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
         &mut self,
         of: &Masking<'_, T>,
+        c: usize,
         at: usize,
         n: usize,
     ) {
@@ -283,10 +283,10 @@ impl<T: Real> Strip<T> for Add<'_> {
         unsafe {
             let maker = Maker::<V, NORM>::new::<T, FULL>(of, at, n);
             let mut sums = [zero; 2];
-            for i in (at..of.z.len()).step_by(self.c) {
+            for i in (at..of.z.len()).step_by(c) {
                 sums = [sums[1], sums[0].add(maker.pixel(lanes::<T, V, FULL>(of.z.as_ptr().add(i), n)))];
             }
-            self.sums.add_lanes(at, n, sums[0].add(sums[1]), zero);
+            self.0.add_lanes(at, n, sums[0].add(sums[1]), zero);
         }
     }
 }
@@ -338,10 +338,12 @@ impl<T: Real> Kernel<T> for MeanBackward<'_, T> {
         let mut sums = Sums::zeros(c);
         for (n, at, pixels) in blocks(images, positions, c) {
             let (d, da) = (&mut dx[at..][..pixels.len() * c], &dy[n * c..][..c]);
-            map.ahead(pixels.start, pixels.len()).ask_to_read::<V>();
+            if !map.is_plain() {
+                map.ahead(pixels.start, pixels.len()).ask_to_read::<V>();
+            }
             Stretch::after(d).ask_to_write::<V>();
-            let of = map.masking(pixels.start, pixels.len());
-            each_strip::<T, V>(&of, c, &mut Spread { da, per_position, d, adds, sums: &mut sums });
+            let mut strip = Spread { da, per_position, d, adds, sums: &mut sums };
+            map.strips::<V>(pixels.start, pixels.len(), &mut strip);
         }
         sums
     }
@@ -361,10 +363,12 @@ impl<T: Real> Strip<T> for Spread<'_, T> {
     unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
         &mut self,
         of: &Masking<'_, T>,
+        c: usize,
         at: usize,
         n: usize,
     ) {
-        let c = self.da.len();
+        assert!(self.d.len() == of.z.len() && self.da.len() == c);
+        let masks = NORM || of.rectifier != Rectifier::Identity;
         // SAFETY: the caller's promise; `d` has as many pixels.
         unsafe {
             let mut finisher = Finisher::<V, NORM>::new::<T, FULL>(of, at, n);
@@ -376,7 +380,8 @@ impl<T: Real> Strip<T> for Spread<'_, T> {
                         break;
                     }
                     let d = self.d.as_mut_ptr().add(i);
-                    let mut masked = finisher.pixel(lanes::<T, V, FULL>(of.z.as_ptr().add(i), n), da, half);
+                    let z = if masks { lanes::<T, V, FULL>(of.z.as_ptr().add(i), n) } else { da };
+                    let mut masked = finisher.pixel(z, da, half);
                     if self.adds {
                         masked = masked.add(lanes::<T, V, FULL>(d, n));
                     }

@@ -2,11 +2,12 @@
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
-use super::{Masking, Rectifier};
+use super::{Loader, Masking, Rectifier};
 use crate::Real;
 use crate::kernels::tile::lanes;
 use crate::simd::Vector;
 
+// ANCHOR: maker
 /// How pixels are made of what lies in memory, with a norm or without one: some channels, in registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Maker<V, const NORM: bool> {
@@ -77,33 +78,38 @@ impl<V: Copy, const NORM: bool> Maker<V, NORM> {
         self.rectified(self.normed(self.centred(z)))
     }
 }
+// ANCHOR_END: maker
 
 /// What is done with some channels of all pixels of a block.
 pub(super) trait Strip<T: Real> {
-    /// Does it for the channels `at .. at + n`, of which there is a norm if `NORM`.
+    /// Does it for the channels `at .. at + n` of C.
     ///
     /// # Safety
-    /// `at + n ≤ C`, the length of the norm's vectors, and n is a whole vector if `FULL`.
+    /// `of` are rows of C, `at + n ≤ C`, there is a norm, of C channels, if `NORM`, and n is a whole vector if `FULL`.
     unsafe fn run<V: Vector<T>, const FULL: bool, const NORM: bool>(
         &mut self,
         of: &Masking<'_, T>,
+        c: usize,
         at: usize,
         n: usize,
     );
 }
 
-/// All strips of pixels of `c` channels.
-#[inline(always)]
-pub(super) fn each_strip<T: Real, V: Vector<T>>(of: &Masking<'_, T>, c: usize, strip: &mut impl Strip<T>) {
-    for at in (0..c).step_by(V::LANES) {
-        let n = V::LANES.min(c - at);
-        // SAFETY: as it says; kernels look at a norm's length when they are given it.
-        unsafe {
-            match (n == V::LANES, of.norm.is_some()) {
-                (true, true) => strip.run::<V, true, true>(of, at, n),
-                (true, false) => strip.run::<V, true, false>(of, at, n),
-                (false, true) => strip.run::<V, false, true>(of, at, n),
-                (false, false) => strip.run::<V, false, false>(of, at, n),
+impl<T: Real> Loader<'_, T> {
+    /// All strips of the pixels from `first` on.
+    #[inline(always)]
+    pub(super) fn strips<V: Vector<T>>(&self, first: usize, pixels: usize, strip: &mut impl Strip<T>) {
+        let (c, of) = (self.c, &self.masking(first, pixels));
+        for at in (0..c).step_by(V::LANES) {
+            let n = V::LANES.min(c - at);
+            // SAFETY: pixels are rows of C, and so long is the norm.
+            unsafe {
+                match (n == V::LANES, of.norm.is_some()) {
+                    (true, true) => strip.run::<V, true, true>(of, c, at, n),
+                    (true, false) => strip.run::<V, true, false>(of, c, at, n),
+                    (false, true) => strip.run::<V, false, true>(of, c, at, n),
+                    (false, false) => strip.run::<V, false, false>(of, c, at, n),
+                }
             }
         }
     }

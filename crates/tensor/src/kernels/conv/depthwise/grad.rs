@@ -19,7 +19,7 @@ pub(in super::super) trait Input<T: Real>: Rows<T> + Sized {
     /// What masks the gradient of row `row`.
     fn masking<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize) -> Masking<'_, T>;
     /// Takes in row `row` of the masked gradient, `d`, and the sums of (pend.2) as far as they are in `sums`, from which it
-    /// may take them.
+    /// may take them. Where rows lie [in memory](Rows::IN_MEMORY) `d` may be empty, for it may be streamed past the caches.
     fn take_in<V: Vector<T>>(rows: &mut Window<T, Self>, row: usize, d: &[T], sums: &mut RowSums<T>);
     /// All that was taken in.
     fn sums(self, rest: RowSums<T>) -> Self::Sums;

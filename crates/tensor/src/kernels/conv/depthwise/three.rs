@@ -1,9 +1,12 @@
-//! Kernels of 3 x 3 taps at stride 1 or 2, padded by one pixel, where everything fits in registers: the rows are walked
-//! through once, column by column. What a pending map gives is made where it is read, and nothing of it is written.
+//! Kernels of 3 x 3 taps at stride 1 or 2, padded by one pixel, in registers: a row of outputs, or of the input's gradient, is
+//! walked through once, column by column. What a pending map gives is made where it is read, and nothing of it is written.
 //!
 //! A window of made rows costs a store a pixel, which takes as long as two multiply-adds, and a load for each tap. Forward, a
-//! column of three pixels serves two or three outputs; on the way back a pixel is masked, summed up and given to both
-//! gradients at once.
+//! column of three pixels serves up to three outputs; on the way back a pixel is masked, summed up and given to both
+//! gradients at once. Only the rows of folded sites and of sums, and of the output's gradient, still come from windows.
+//!
+//! What lies outside the image takes part as zeros times pixels inside: a value that is not finite makes NaN there, and is seen
+//! in more places than by the definition.
 
 #![allow(unsafe_code, reason = "vectors are loaded through raw pointers")]
 
@@ -85,8 +88,8 @@ impl<T: Real> Outputs<'_, T> {
             // SAFETY: the caller's promise; `y` holds the outputs, and `at + n ≤ C`.
             unsafe {
                 match n == V::LANES {
-                    true => self.stride::<V, X, true>(s, y, at, n),
-                    false if const { has_rest::<T, V, X>() } => self.stride::<V, X, false>(s, y, at, n),
+                    true => self.of_stride::<V, X, true>(s, y, at, n),
+                    false if const { has_rest::<T, V, X>() } => self.of_stride::<V, X, false>(s, y, at, n),
                     false => unreachable!("channels that are known are whole vectors"),
                 }
             }
@@ -96,7 +99,13 @@ impl<T: Real> Outputs<'_, T> {
     /// # Safety
     /// As [`make`](Self::make); `at + n ≤ C`, and n is a whole vector if `FULL`.
     #[inline(always)]
-    unsafe fn stride<V: Vector<T>, X: Rows<T>, const FULL: bool>(&self, s: &Sizes, y: &mut [T], at: usize, n: usize) {
+    unsafe fn of_stride<V: Vector<T>, X: Rows<T>, const FULL: bool>(
+        &self,
+        s: &Sizes,
+        y: &mut [T],
+        at: usize,
+        n: usize,
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
             match (s.geo.stride[0], self.of.norm.is_some()) {
@@ -111,8 +120,7 @@ impl<T: Real> Outputs<'_, T> {
     }
 
     /// # Safety
-    /// As [`stride`](Self::stride).
-    // ANCHOR: walk
+    /// As [`of_stride`](Self::of_stride).
     #[inline(always)]
     unsafe fn channels<V: Vector<T>, X: Rows<T>, const FULL: bool, const S: usize, const NORM: bool>(
         &self,
@@ -175,7 +183,6 @@ impl<T: Real> Outputs<'_, T> {
             }
         }
     }
-    // ANCHOR_END: walk
 }
 
 /// Some channels of the pixels at `at` of three lines, one above the other.

@@ -37,33 +37,26 @@ pub(in super::super) fn backward<T: Real, V: Vector<T>, X: Input<T>>(
     let (mut no_dx, mut no_dw) = (without(dx.is_some(), len), without(dw.is_some(), s.weights()));
     let no_w = without(dx.is_some(), s.weights());
     let (w, dw) = (if dx.is_some() { w } else { &no_w }, dw.unwrap_or(&mut no_dw));
-    let mut landing = match &dx {
-        Some(dx) => Landing::new::<V>(s, dx, !X::IN_MEMORY),
-        None => Landing::InPlace,
-    };
+    let mut landing = Landing::new::<V>(s, dx.as_deref().unwrap_or_default(), !X::IN_MEMORY);
     for (at, (n, h)) in images.flat_map(|n| (0..s.h).map(move |h| (n, h))).enumerate() {
         let wanted = dx.is_some();
         let d = match &mut dx {
             Some(dx) => &mut dx[at * len..][..len],
             None => &mut no_dx[..],
         };
-        let to = landing.row(d);
-        let row = n * s.h + h;
+        let (to, row) = (landing.row(d), n * s.h + h);
+        let mut backward = Backward { of: X::masking::<V>(&mut rows, row), w, dw, dx: to, sums: &mut sums };
         // SAFETY: the lines are rows of the output's gradient, `d` one of the input's.
         unsafe {
             if const { V::REGISTERS >= 32 } && s.geo.stride[0] == 1 {
                 let above = if h > 0 { columns.line::<V>(s, n, h - 1) } else { None };
-                let lines = [(columns.line::<V>(s, n, h), 1), (above, 2), (columns.line::<V>(s, n, h + 1), 0)];
-                let of = X::masking::<V>(&mut rows, row);
-                Backward { of, lines, w, dw, dx: to, sums: &mut sums }.run::<V, X>(s);
+                let [here, below] = [columns.line::<V>(s, n, h), columns.line::<V>(s, n, h + 1)];
+                backward.run::<V, X, 3>(s, [(here, 1), (above, 2), (below, 0)]);
             } else if h % 2 == 0 {
-                let lines = [(columns.line::<V>(s, n, h / 2), 1)];
-                let of = X::masking::<V>(&mut rows, row);
-                Backward { of, lines, w, dw, dx: to, sums: &mut sums }.run::<V, X>(s);
+                backward.run::<V, X, 1>(s, [(columns.line::<V>(s, n, h / 2), 1)]);
             } else {
-                let lines = [(columns.line::<V>(s, n, h / 2), 2), (columns.line::<V>(s, n, h / 2 + 1), 0)];
-                let of = X::masking::<V>(&mut rows, row);
-                Backward { of, lines, w, dw, dx: to, sums: &mut sums }.run::<V, X>(s);
+                let [here, below] = [columns.line::<V>(s, n, h / 2), columns.line::<V>(s, n, h / 2 + 1)];
+                backward.run::<V, X, 2>(s, [(here, 2), (below, 0)]);
             }
         }
         if wanted {
@@ -73,19 +66,20 @@ pub(in super::super) fn backward<T: Real, V: Vector<T>, X: Input<T>>(
     rows.source.sums(sums)
 }
 
-/// A row of the input, and U rows of the output that read it.
-struct Backward<'a, T, const U: usize> {
-    /// The row of the input, and what masks its gradient.
+/// A row of the input.
+struct Backward<'a, T> {
+    /// Its pixels, and what masks their gradient.
     of: Masking<'a, T>,
-    /// The rows of the output's gradient with zeros around them, each with the row of taps by which it reads. One outside the
-    /// image gives nothing; the first one is inside.
-    lines: [(Option<*const T>, usize); U],
     /// The kernels, tap-major, and their gradients.
     w: &'a [T],
     dw: &'a mut [T],
     dx: Row<T>,
     sums: &'a mut RowSums<T>,
 }
+
+/// The rows of the output's gradient that read a row of the input, with zeros around them, each with the row of taps by which it
+/// reads. One outside the image gives nothing; the first one is inside.
+type Lines<T, const U: usize> = [(Option<*const T>, usize); U];
 
 /// What a row of the output has to do with some channels of a row of the input: its weights, and the sums of their gradients.
 #[derive(Clone, Copy)]
@@ -104,21 +98,23 @@ impl<T: Real, V: Vector<T>> Line<T, V> {
     }
 }
 
-impl<T: Real, const U: usize> Backward<'_, T, U> {
+impl<T: Real> Backward<'_, T> {
     /// # Safety
     /// The lines must be rows of the output's gradient, the first one inside the image, and `dx` a row of the input's.
     #[inline(always)]
-    unsafe fn run<V: Vector<T>, X: Input<T>>(&mut self, s: &Sizes) {
+    unsafe fn run<V: Vector<T>, X: Input<T>, const U: usize>(&mut self, s: &Sizes, lines: Lines<T, U>) {
         assert!(self.of.z.len() == s.w * s.c && [self.w.len(), self.dw.len()] == [9 * s.c; 2]);
         for at in (0..s.c).step_by(V::LANES) {
             let n = V::LANES.min(s.c - at);
             // SAFETY: the caller's promise; `at + n ≤ C`.
             unsafe {
                 match (n == V::LANES, self.of.norm.is_some()) {
-                    (true, true) if X::IN_MEMORY => self.channels::<V, X, true, true>(s, at, n),
-                    (true, _) => self.channels::<V, X, true, false>(s, at, n),
-                    (false, true) if X::IN_MEMORY => self.channels::<V, X, false, true>(s, at, n),
-                    (false, _) if const { has_rest::<T, V, X>() } => self.channels::<V, X, false, false>(s, at, n),
+                    (true, true) if X::IN_MEMORY => self.channels::<V, X, true, true, U>(s, &lines, at, n),
+                    (true, _) => self.channels::<V, X, true, false, U>(s, &lines, at, n),
+                    (false, true) if X::IN_MEMORY => self.channels::<V, X, false, true, U>(s, &lines, at, n),
+                    (false, _) if const { has_rest::<T, V, X>() } => {
+                        self.channels::<V, X, false, false, U>(s, &lines, at, n)
+                    }
                     _ => unreachable!("channels that are known are whole vectors"),
                 }
             }
@@ -128,20 +124,21 @@ impl<T: Real, const U: usize> Backward<'_, T, U> {
     /// # Safety
     /// As [`run`](Self::run); `at + n ≤ C`, and n is a whole vector if `FULL`.
     #[inline(always)]
-    unsafe fn channels<V: Vector<T>, X: Input<T>, const FULL: bool, const NORM: bool>(
+    unsafe fn channels<V: Vector<T>, X: Input<T>, const FULL: bool, const NORM: bool, const U: usize>(
         &mut self,
         s: &Sizes,
+        outputs: &Lines<T, U>,
         at: usize,
         n: usize,
     ) {
         let (c, zero) = (s.c, V::splat(T::zero()));
         // SAFETY: the caller's promise.
         unsafe {
-            let inside = self.lines[0].0.expect("the first line is inside the image").add(at);
+            let inside = outputs[0].0.expect("the first line is inside the image").add(at);
             // A line outside the image has no weight; the first one stands for it.
             let mut lines = [Line { dz: inside, w: [zero; 3], dw: [zero; 3] }; U];
             for l in 0..U {
-                if let (Some(dz), u) = self.lines[l] {
+                if let (Some(dz), u) = outputs[l] {
                     lines[l].dz = dz.add(at);
                     for v in 0..3 {
                         lines[l].w[v] = lanes::<T, V, FULL>(self.w.as_ptr().add((3 * u + v) * c + at), n);
@@ -149,14 +146,14 @@ impl<T: Real, const U: usize> Backward<'_, T, U> {
                 }
             }
             let mut finisher = Finisher::<V, NORM>::new::<T, FULL>(&self.of, at, n);
-            let strip = Strip { z: self.of.z.as_ptr().add(at), dx: self.dx, count: s.w, c, at, n };
+            let row = InputRow { z: self.of.z.as_ptr().add(at), dx: self.dx, count: s.w, c, at, n };
             if U == 3 {
-                strip.every::<V, X, FULL, NORM, U>(&mut lines, &mut finisher);
+                row.every::<V, X, FULL, NORM, U>(&mut lines, &mut finisher);
             } else {
-                strip.pairs::<V, X, FULL, NORM, U>(&mut lines, &mut finisher);
+                row.pairs::<V, X, FULL, NORM, U>(&mut lines, &mut finisher);
             }
             for l in 0..U {
-                if let (Some(_), u) = self.lines[l] {
+                if let (Some(_), u) = outputs[l] {
                     for v in 0..3 {
                         let sum = self.dw.as_mut_ptr().add((3 * u + v) * c + at);
                         store_lanes::<T, V, FULL>(lanes::<T, V, FULL>(sum, n).add(lines[l].dw[v]), sum, n);
@@ -169,7 +166,7 @@ impl<T: Real, const U: usize> Backward<'_, T, U> {
 }
 
 /// Some channels of a row of the input.
-struct Strip<T> {
+struct InputRow<T> {
     z: *const T,
     dx: Row<T>,
     count: usize,
@@ -178,24 +175,29 @@ struct Strip<T> {
     n: usize,
 }
 
-impl<T: Real> Strip<T> {
-    /// Pixel `w` as the convolution reads it. Asks for the one that lies `rows` rows behind.
+impl<T: Real> InputRow<T> {
+    /// Pixel `w` as the convolution reads it. Asks for the one that lies two rows behind.
+    ///
+    /// # Safety
+    /// It must be readable.
     #[inline(always)]
     unsafe fn read<V: Vector<T>, X: Input<T>, const FULL: bool, const NORM: bool>(
         &self,
         w: usize,
-        rows: usize,
         finisher: &Finisher<V, NORM>,
     ) -> Read<V> {
         let z = self.z.wrapping_add(w * self.c);
         if X::IN_MEMORY {
-            V::prefetch(z.wrapping_add(rows * self.count * self.c));
+            V::prefetch(z.wrapping_add(2 * self.count * self.c));
         }
         // SAFETY: the caller's promise.
         finisher.read(unsafe { lanes::<T, V, FULL>(z, self.n) })
     }
 
     /// Writes the gradient of pixel `w`.
+    ///
+    /// # Safety
+    /// It must be writable.
     #[inline(always)]
     unsafe fn write<V: Vector<T>, const FULL: bool>(&self, w: usize, dy: V) {
         // SAFETY: the caller's promise.
@@ -213,7 +215,7 @@ impl<T: Real> Strip<T> {
         lines: &mut [Line<T, V>; U],
         finisher: &mut Finisher<V, NORM>,
     ) {
-        let Strip { count, c, n, .. } = *self;
+        let InputRow { count, c, n, .. } = *self;
         // SAFETY: the caller's promise.
         unsafe {
             let mut here = [V::splat(T::zero()); U];
@@ -221,7 +223,7 @@ impl<T: Real> Strip<T> {
                 here[l] = lanes::<T, V, FULL>(lines[l].dz, n);
             }
             for even in (0..count).step_by(2) {
-                let of = self.read::<V, X, FULL, NORM>(even, 2, finisher);
+                let of = self.read::<V, X, FULL, NORM>(even, finisher);
                 let mut da = V::splat(T::zero());
                 for l in 0..U {
                     lines[l].take(1, here[l], of.x, &mut da);
@@ -230,7 +232,7 @@ impl<T: Real> Strip<T> {
                 if even + 1 == count {
                     break;
                 }
-                let of = self.read::<V, X, FULL, NORM>(even + 1, 2, finisher);
+                let of = self.read::<V, X, FULL, NORM>(even + 1, finisher);
                 let mut da = V::splat(T::zero());
                 for l in 0..U {
                     let next = lanes::<T, V, FULL>(lines[l].dz.add((even / 2 + 1) * c), n);
@@ -254,7 +256,7 @@ impl<T: Real> Strip<T> {
         lines: &mut [Line<T, V>; U],
         finisher: &mut Finisher<V, NORM>,
     ) {
-        let Strip { count, c, n, .. } = *self;
+        let InputRow { count, c, n, .. } = *self;
         for pair in (0..count).step_by(2) {
             for half in 0..2 {
                 let w = pair + half;
@@ -263,7 +265,7 @@ impl<T: Real> Strip<T> {
                 }
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let of = self.read::<V, X, FULL, NORM>(w, 2, finisher);
+                    let of = self.read::<V, X, FULL, NORM>(w, finisher);
                     let mut da = V::splat(T::zero());
                     for l in 0..U {
                         for v in 0..3 {
